@@ -1,0 +1,23 @@
+// GRPO: A_i = (r_i - mean) / (std + 1e-6) over the answers to one prompt (arXiv 2402.03300). The
+// std divides by n - 1 and the 1e-6 is verl's; others take 1e-4 to 1e-9. Responses without tokens
+// count in mean and std, as in verl.
+#include <cmath>
+
+#include "algo/advantages.h"
+
+namespace opo {
+
+AdvantageResult GrpoAdvantages(const RewardBatch& batch) {
+  return CenterRewards(batch, Groups(batch), [&](Peers group) {
+    const double mean = MeanReward(batch, group);
+    double squares = 0;
+    for (std::size_t i = group.begin; i < group.end; ++i) {
+      const double deviation = batch.rewards[i] - mean;
+      squares += deviation * deviation;
+    }
+    const double scale = 1.0 / (std::sqrt(squares / (group.size() - 1)) + 1e-6);
+    return [=](std::size_t) { return Centering{.baseline = mean, .scale = scale}; };
+  });
+}
+
+}  // namespace opo

@@ -1,0 +1,14 @@
+// REINFORCE with the mean reward of the batch as the one baseline (Williams 1992). How hard a
+// prompt is leaks into the advantage: a control arm.
+#include "algo/advantages.h"
+
+namespace opo {
+
+AdvantageResult ReinforceAdvantages(const RewardBatch& batch) {
+  return CenterRewards(batch, WholeBatch(batch), [&](Peers all) {
+    const double mean = MeanReward(batch, all);
+    return [=](std::size_t) { return Centering{.baseline = mean}; };
+  });
+}
+
+}  // namespace opo

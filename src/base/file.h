@@ -1,0 +1,36 @@
+// Files: read-only maps of what comes from outside, and writes that are whole or absent.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace opo {
+
+// A read-only memory map. Throws Error(kInput) naming the path where it cannot be opened.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::string& path);
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// The whole file. Throws Error(kInput) naming the path.
+std::string ReadFile(const std::string& path);
+
+// Writes beside, syncs, renames over `path`, syncs the folder: afterwards the old content or the
+// new is there, never a part. Throws Error(kWork) naming the path and the system's reason.
+void WriteFileAtomically(const std::string& path, std::string_view content);
+
+// fsync of a file or folder that was written by other means. Throws Error(kWork).
+void SyncPath(const std::string& path);
+
+}  // namespace opo

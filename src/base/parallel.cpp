@@ -1,0 +1,139 @@
+#include "base/parallel.h"
+
+#include <sched.h>
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace opo {
+namespace {
+
+// How often a waiting thread looks before it sleeps (about 30 us): kernels follow each other more
+// closely than a futex call takes, yet nobody spins while the process is idle.
+constexpr int kSpins = 2000;
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+thread_local bool in_parallel = false;
+
+class Pool {
+ public:
+  ~Pool() { Stop(); }
+
+  int size() const { return size_; }
+
+  void Resize(int n) {
+    if (n <= 0) {
+      cpu_set_t set;
+      n = ::sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+    }
+    if (n == size_) return;
+    Stop();
+    size_ = n;
+  }
+
+  void Run(idx n, void (*task)(void*, idx), void* context) {
+    if (n <= 0) return;
+    if (n == 1 || size_ <= 1 || in_parallel) {
+      const bool outer = in_parallel;
+      in_parallel = true;
+      for (idx i = 0; i < n; ++i) task(context, i);
+      in_parallel = outer;
+      return;
+    }
+    Start();
+    task_ = task;
+    context_ = context;
+    count_ = n;
+    next_.store(0, std::memory_order_relaxed);
+    busy_.store(size_ - 1, std::memory_order_relaxed);
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+    Work();
+    for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
+      if (spin < kSpins) {
+        Pause();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+ private:
+  void Start() {
+    if (!workers_.empty()) return;
+    stop_ = false;
+    const unsigned epoch = epoch_.load();
+    for (int i = 1; i < size_; ++i) {
+      workers_.emplace_back([this, epoch] { Loop(epoch); });
+    }
+  }
+
+  void Stop() {
+    stop_ = true;
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
+  }
+
+  void Work() {
+    in_parallel = true;
+    for (idx i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
+         i = next_.fetch_add(1, std::memory_order_relaxed)) {
+      task_(context_, i);
+    }
+    in_parallel = false;
+  }
+
+  void Loop(unsigned seen) {
+    for (;;) {
+      for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
+        Pause();
+      }
+      epoch_.wait(seen, std::memory_order_acquire);
+      seen = epoch_.load(std::memory_order_acquire);
+      if (stop_) return;
+      Work();
+      busy_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  int size_ = 1;
+  std::vector<std::thread> workers_;
+  void (*task_)(void*, idx) = nullptr;
+  void* context_ = nullptr;
+  idx count_ = 0;
+  std::atomic<idx> next_{0};
+  std::atomic<int> busy_{0};
+  std::atomic<unsigned> epoch_{0};
+  std::atomic<bool> stop_{false};
+};
+
+Pool& ThePool() {
+  static auto pool = [] {
+    auto p = std::make_unique<Pool>();
+    p->Resize(0);
+    return p;
+  }();
+  return *pool;
+}
+
+}  // namespace
+
+int NumThreads() { return ThePool().size(); }
+void SetNumThreads(int n) { ThePool().Resize(n); }
+
+namespace internal {
+void RunParallel(idx n, void (*task)(void*, idx), void* context) {
+  ThePool().Run(n, task, context);
+}
+}  // namespace internal
+
+}  // namespace opo

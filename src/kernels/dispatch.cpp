@@ -1,0 +1,190 @@
+// Which instruction-set path runs: detection, self-test, choice, fingerprint.
+#include <fmt/format.h>
+
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/rng.h"
+#include "kernels/kernels.h"
+
+namespace opo {
+
+#define OPO_DECLARE_PATH(ns)              \
+  namespace ns {                          \
+  template <class T>                      \
+  void FillGemm(KernelsOf<T>& table);     \
+  template <class T>                      \
+  void FillRows(KernelsOf<T>& table);     \
+  template <class T>                      \
+  void FillAttention(KernelsOf<T>& table);\
+  template <class T>                      \
+  void FillHead(KernelsOf<T>& table);     \
+  void FillShared(Kernels& table);        \
+  void FillHeadShared(Kernels& table);    \
+  }
+OPO_DECLARE_PATH(isa_portable)
+OPO_DECLARE_PATH(isa_avx2)
+OPO_DECLARE_PATH(isa_avx512)
+OPO_DECLARE_PATH(isa_avx512bf16)
+#undef OPO_DECLARE_PATH
+
+namespace {
+
+struct Path {
+  std::string_view name;
+  bool (*available)();
+  void (*fill)(Kernels&);
+};
+
+#define OPO_FILL(ns)                 \
+  [](Kernels& k) {                   \
+    ns::FillGemm<bf16>(k.b16);       \
+    ns::FillRows<bf16>(k.b16);       \
+    ns::FillAttention<bf16>(k.b16);  \
+    ns::FillHead<bf16>(k.b16);       \
+    ns::FillGemm<float>(k.f32);      \
+    ns::FillRows<float>(k.f32);      \
+    ns::FillAttention<float>(k.f32); \
+    ns::FillHead<float>(k.f32);      \
+    ns::FillShared(k);               \
+    ns::FillHeadShared(k);           \
+  }
+
+bool HasAvx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi2");
+}
+bool HasAvx512() {
+  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+bool HasAvx512Bf16() { return HasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// Best first. On a machine whose vdpbf16ps is slower than f32 FMA, `--isa avx512` may be faster.
+const std::array<Path, 4> kPaths = {{
+    {"avx512bf16", HasAvx512Bf16, OPO_FILL(isa_avx512bf16)},
+    {"avx512", HasAvx512, OPO_FILL(isa_avx512)},
+    {"avx2", HasAvx2, OPO_FILL(isa_avx2)},
+    {"portable", [] { return true; }, OPO_FILL(isa_portable)},
+}};
+#undef OPO_FILL
+
+Kernels Make(const Path& path) {
+  Kernels kernels{};
+  kernels.name = path.name;
+  path.fill(kernels);
+  return kernels;
+}
+
+// A fixed product and a fixed head row. Inputs are exact in bf16.
+struct Probe {
+  static constexpr idx kM = 13, kN = 70, kK = 64;
+  Buffer<bf16> a{kM * kK}, packed{PackedSize(kN, kK)};
+  Buffer<float> w{kN * kK}, c{kM * RoundUp(kN, kPad)}, scratch{kGemmScratch};
+  std::array<float, 1> block_sum{};
+  TokenStats stats;
+
+  explicit Probe(const Kernels& kernels) {
+    const auto draw = [](std::uint32_t i) {
+      return static_cast<float>(static_cast<int>(Philox4x32({i, 0, 0, 0}, {7, 9})[0] % 257) - 128) /
+             128.0f;
+    };
+    for (idx i = 0; i < a.size(); ++i) a[i] = ToBf16(draw(static_cast<std::uint32_t>(i)));
+    for (idx i = 0; i < w.size(); ++i) w[i] = draw(static_cast<std::uint32_t>(1'000'000 + i));
+    kernels.b16.pack(packed.data(), w.data(), kK, kN, kK, 0, CeilDiv(kN, kPanel));
+    GemmArgs<bf16> args;
+    args.a = a.data();
+    args.lda = kK;
+    args.b = packed.data();
+    args.m = kM;
+    args.n = kN;
+    args.k = kK;
+    args.c = c.data();
+    args.ldc = RoundUp(kN, kPad);
+    kernels.b16.gemm(args, 0, kM, 0, CeilDiv(kN, kPanel), scratch.data());
+    Buffer<float> row(RoundUp(kN, kPad));
+    for (idx j = 0; j < kN; ++j) row[j] = c[j];
+    stats = kernels.head_stats(row.data(), kN, 0.75f, 3, block_sum.data());
+  }
+
+  // Agrees with double precision; the bounds are 64 rounding errors of f32 on sums of this size.
+  bool Passes() const {
+    std::array<double, kN> z{};
+    for (idx m = 0; m < kM; ++m) {
+      for (idx n = 0; n < kN; ++n) {
+        double sum = 0;
+        for (idx k = 0; k < kK; ++k) {
+          sum += static_cast<double>(ToF32(a[m * kK + k])) * static_cast<double>(w[n * kK + k]);
+        }
+        if (m == 0) z[static_cast<std::size_t>(n)] = 0.75 * sum;
+        const double got = c[m * RoundUp(kN, kPad) + n];
+        if (!(std::abs(got - sum) <= 64 * 0x1p-24 * (1 + std::abs(sum)) * 8)) return false;
+      }
+    }
+    double total = 0;
+    for (const double s : z) total += std::exp(s);
+    return std::abs(static_cast<double>(stats.logprob) - (z[3] - std::log(total))) < 1e-4;
+  }
+};
+
+std::unique_ptr<Kernels> active;
+
+}  // namespace
+
+std::vector<IsaPath> IsaPaths() {
+  std::vector<IsaPath> paths;
+  for (const Path& path : kPaths) paths.push_back({path.name, path.available()});
+  return paths;
+}
+
+void SelectIsa(std::string_view name) {
+  std::string known;
+  for (const Path& path : kPaths) {
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", path.name);
+    if (!name.empty() && path.name != name) continue;
+    if (!path.available()) {
+      if (name.empty()) continue;
+      Fail(ErrorCode::kUsage, "--isa {}: this machine cannot run it; `opo doctor` lists what it can",
+           name);
+    }
+    auto kernels = std::make_unique<Kernels>(Make(path));
+    if (!Probe(*kernels).Passes()) {
+      if (name.empty()) continue;
+      Fail(ErrorCode::kWork, "--isa {}: this path fails its self-test on this machine", name);
+    }
+    active = std::move(kernels);
+    return;
+  }
+  Fail(ErrorCode::kUsage, "--isa {}: unknown; the paths are {}", name, known);
+}
+
+const Kernels& ActiveKernels() {
+  if (active == nullptr) SelectIsa("");
+  return *active;
+}
+
+std::string IsaFingerprint() {
+  const Probe probe(ActiveKernels());
+  Digest digest;
+  digest.Add(std::span<const float>(probe.c.span()));
+  const std::array<float, 4> head = {probe.stats.logprob, probe.stats.entropy, probe.stats.sum_sq,
+                                     probe.stats.lse};
+  digest.Add(std::span<const float>(head));
+  return digest.Hex().substr(0, 16);
+}
+
+idx AttentionScratch(const AttentionShape& shape) {
+  const idx rows = RoundUp(kTileRows * shape.group(), kPad);
+  const idx ld = RoundUp(shape.head_dim, kPad);
+  return rows * (6 * ld + 4 * kPanel + 2 * kPanel + 4) + kPanel * ld + 2 * shape.k_size() +
+         shape.v_size() + 1024;
+}
+
+}  // namespace opo

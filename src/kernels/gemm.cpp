@@ -1,0 +1,105 @@
+#include "kernels/gemm.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "base/error.h"
+#include "base/parallel.h"
+
+namespace opo {
+namespace {
+
+// Panels of a task: enough tasks to balance the threads, few enough that a block of A is read for
+// many panels.
+idx PanelsPerTask(idx num_panels, idx num_row_blocks) {
+  const idx wanted = 6 * static_cast<idx>(NumThreads());
+  const idx per_block = std::max<idx>(1, CeilDiv(wanted, num_row_blocks));
+  return std::max<idx>(1, num_panels / per_block);
+}
+
+float* GemmScratch() {
+  thread_local Buffer<float> scratch(kGemmScratch);
+  return scratch.data();
+}
+
+}  // namespace
+
+template <class T>
+void PackedMatrix<T>::Pack(const float* src, idx lds, idx rows, idx cols) {
+  n = rows;
+  k = cols;
+  data.Reserve(PackedSize(n, k));
+  const auto pack = ActiveKernels().of<T>().pack;
+  ParallelChunks(CeilDiv(n, kPanel), 4, [&](idx p0, idx p1) { pack(data.data(), src, lds, n, k, p0, p1); });
+}
+
+template <class T>
+template <class S>
+void PackedMatrix<T>::PackTransposed(const S* src, idx lds, idx rows, idx cols) {
+  n = cols;
+  k = rows;
+  data.Reserve(PackedSize(n, k));
+  const auto& kernels = ActiveKernels().of<T>();
+  ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
+    if constexpr (std::is_same_v<S, float>) {
+      kernels.pack_t_f32(data.data(), src, lds, k, n, p, p + 1);
+    } else {
+      kernels.pack_t(data.data(), src, lds, k, n, p, p + 1);
+    }
+  });
+}
+
+template <class T>
+void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b) {
+  if (args.m == 0) return;
+  args.b = b.data.data();
+  args.n = b.n;
+  args.k = b.k;
+  OPO_CHECK(args.lda >= RoundUp(args.k, 2));
+  const auto kernel = ActiveKernels().of<T>().gemm;
+  const idx num_panels = CeilDiv(args.n, kPanel);
+  const idx row_blocks = CeilDiv(args.m, kGemmRows);
+  const idx per_task = PanelsPerTask(num_panels, row_blocks);
+  const idx tasks_a_block = CeilDiv(num_panels, per_task);
+  ParallelFor(row_blocks * tasks_a_block, [&](idx task) {
+    const idx m0 = task / tasks_a_block * kGemmRows;
+    const idx p0 = task % tasks_a_block * per_task;
+    kernel(args, m0, std::min(args.m, m0 + kGemmRows), p0, std::min(num_panels, p0 + per_task),
+           GemmScratch());
+  });
+}
+
+template <class T>
+void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,
+                idx rows, WeightGradScratch<T>& scratch) {
+  if (rows == 0) return;
+  OPO_CHECK(rows % kRowBlock == 0);
+  const auto transpose = ActiveKernels().of<T>().transpose;
+  scratch.dy_t.Reserve(n * rows);
+  ParallelChunks(n, 32, [&](idx n0, idx n1) {
+    transpose(scratch.dy_t.data(), rows, dy, ldy, rows, n0, n1);
+  });
+  scratch.x.PackTransposed(x, ldx, rows, k);
+  GemmArgs<T> args;
+  args.a = scratch.dy_t.data();
+  args.lda = rows;
+  args.m = n;
+  args.output = GemmOutput::kAccumulateF32;
+  args.c = dw;
+  args.ldc = ldw;
+  Gemm(args, scratch.x);
+}
+
+template struct PackedMatrix<float>;
+template struct PackedMatrix<bf16>;
+template void PackedMatrix<float>::PackTransposed(const float*, idx, idx, idx);
+template void PackedMatrix<bf16>::PackTransposed(const float*, idx, idx, idx);
+template void PackedMatrix<bf16>::PackTransposed(const bf16*, idx, idx, idx);
+template void Gemm<float>(GemmArgs<float>, const PackedMatrix<float>&);
+template void Gemm<bf16>(GemmArgs<bf16>, const PackedMatrix<bf16>&);
+template void WeightGrad<float>(float*, idx, const float*, idx, idx, const float*, idx, idx, idx,
+                                WeightGradScratch<float>&);
+template void WeightGrad<bf16>(float*, idx, const bf16*, idx, idx, const bf16*, idx, idx, idx,
+                               WeightGradScratch<bf16>&);
+
+}  // namespace opo

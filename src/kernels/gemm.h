@@ -1,0 +1,39 @@
+// Matrix products over all threads. Each output element is one chain over k in a fixed order
+// (kernels/micro_gemm.h), so neither the number of rows nor the threads change a bit.
+#pragma once
+
+#include "base/buffer.h"
+#include "kernels/kernels.h"
+
+namespace opo {
+
+// The second operand of a product y = x B^T, B of shape (n, k), packed once for many products.
+template <class T>
+struct PackedMatrix {
+  idx n = 0, k = 0;
+  Buffer<T> data;
+
+  // B = src (n, k) f32, rounded to T: y = x W^T.
+  void Pack(const float* src, idx lds, idx rows, idx cols);
+  // B = src^T, src (k, n) of float or T: dx = dy W with W as src.
+  template <class S>
+  void PackTransposed(const S* src, idx lds, idx rows, idx cols);
+};
+
+// c = a B^T as args.output says; args.b, n, k are taken from `b`.
+template <class T>
+void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b);
+
+// dW (n, k) += dy^T x, with dy (rows, n) and x (rows, k): rows a multiple of kRowBlock, padding rows
+// zero. One chain an element over the rows in order, going on from what dW holds. The buffers are
+// scratch that the caller keeps between calls.
+template <class T>
+struct WeightGradScratch {
+  Buffer<T> dy_t;
+  PackedMatrix<T> x;
+};
+template <class T>
+void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,
+                idx rows, WeightGradScratch<T>& scratch);
+
+}  // namespace opo

@@ -1,0 +1,111 @@
+// The end of the LM head: a row of logits to log-prob, entropy, sum of squares, a sampled token, and
+// the gradient. Sampler and learner call the same functions on the same logits.
+#include "kernels/simd.h"
+#include "kernels/tables.h"
+
+namespace opo::OPO_ISA {
+namespace {
+
+// Order: the maximum first; then sums of e = exp(s - max), e * (s - max) and e^2, each a chain of
+// block sums (f32, blocks of kHeadBlock entries ascending), a block being 16 lanes and the tree.
+TokenStats HeadStats(float* logits, idx vocab, float inv_temp, TokenId target,
+                     float* block_sums) {
+  const idx padded = RoundUp(vocab, kPad);
+  for (idx i = vocab; i < padded; ++i) logits[i] = -__builtin_inff();
+  f32x16 lanes_max = Splat(-__builtin_inff());
+  for (idx i = 0; i < padded; i += kLanes) lanes_max = Max(lanes_max, Load(logits + i) * inv_temp);
+  const float max = MaxLanes(lanes_max);
+
+  float sum = 0;
+  float sum_es = 0;
+  float sum_ee = 0;
+  for (idx block = 0; block * kHeadBlock < padded; ++block) {
+    const idx begin = block * kHeadBlock;
+    const idx end = begin + kHeadBlock < padded ? begin + kHeadBlock : padded;
+    f32x16 e_sum{};
+    f32x16 es_sum{};
+    f32x16 ee_sum{};
+    for (idx i = begin; i < end; i += kLanes) {
+      const f32x16 s = Load(logits + i) * inv_temp - max;
+      const f32x16 e = Exp(s);
+      e_sum = e_sum + e;
+      // 0 * -inf would be NaN: where e is 0 the term is 0.
+      es_sum = Fma(e, Select(e == 0.0f, f32x16{}, s), es_sum);
+      ee_sum = Fma(e, e, ee_sum);
+    }
+    block_sums[block] = SumLanes(e_sum);
+    sum += block_sums[block];
+    sum_es += SumLanes(es_sum);
+    sum_ee += SumLanes(ee_sum);
+  }
+  const float log_sum = static_cast<float>(__builtin_log(static_cast<double>(sum)));
+  TokenStats stats;
+  stats.max = max;
+  stats.log_sum = log_sum;
+  stats.lse = max + log_sum;
+  if (target >= 0) stats.logprob = (logits[target] * inv_temp - max) - log_sum;
+  stats.entropy = log_sum - sum_es / sum;
+  stats.sum_sq = sum_ee / (sum * sum);
+  return stats;
+}
+
+TokenId HeadPick(const float* logits, idx vocab, float inv_temp, float max,
+                 const float* block_sums, double u) {
+  const idx num_blocks = (vocab + kHeadBlock - 1) / kHeadBlock;
+  double total = 0;
+  for (idx b = 0; b < num_blocks; ++b) total += static_cast<double>(block_sums[b]);
+  double left = u * total;
+  idx block = 0;
+  while (block + 1 < num_blocks && left >= static_cast<double>(block_sums[block])) {
+    left -= static_cast<double>(block_sums[block]);
+    ++block;
+  }
+  // Within the block one by one; the last entry with any probability takes what rounding leaves.
+  idx last = -1;
+  for (idx i = block * kHeadBlock; i < vocab && i < (block + 1) * kHeadBlock; i += kLanes) {
+    f32x16 s = Splat(-__builtin_inff());
+    const idx n = vocab - i < kLanes ? vocab - i : kLanes;
+    for (idx j = 0; j < n; ++j) s[j] = logits[i + j] * inv_temp - max;
+    const f32x16 e = Exp(s);
+    for (idx j = 0; j < n; ++j) {
+      if (e[j] <= 0.0f) continue;
+      last = i + j;
+      left -= static_cast<double>(e[j]);
+      if (left < 0) return static_cast<TokenId>(last);
+    }
+  }
+  if (last >= 0) return static_cast<TokenId>(last);
+  // A block without any probability (u rounded past the end): the most likely token.
+  idx best = 0;
+  for (idx i = 1; i < vocab; ++i) best = logits[i] > logits[best] ? i : best;
+  return static_cast<TokenId>(best);
+}
+
+template <class T>
+void HeadGrad(T* dlogits, const float* logits, idx vocab, float inv_temp, float lse, TokenId target,
+              float coef) {
+  const idx padded = RoundUp(vocab, kPad);
+  const float scale = coef * inv_temp;
+  for (idx i = 0; i < padded; i += kLanes) {
+    const f32x16 p = Exp(Load(logits + i) * inv_temp - lse);
+    Store(dlogits + i, p * -scale);
+  }
+  const float p = Exp1(logits[target] * inv_temp - lse);
+  StorePart(dlogits + target, Splat(scale * (1.0f - p)), 1);
+}
+
+}  // namespace
+
+template <class T>
+void FillHead(KernelsOf<T>& table) {
+  table.head_grad = HeadGrad<T>;
+}
+template void FillHead<bf16>(KernelsOf<bf16>& table);
+template void FillHead<float>(KernelsOf<float>& table);
+
+void FillHeadShared(Kernels& table) {
+  table.head_stats = HeadStats;
+  table.head_pick = HeadPick;
+}
+
+}  // namespace opo::OPO_ISA

@@ -1,0 +1,210 @@
+// Kernels over rows: norms, RoPE, SwiGLU, rounding; and the optimizer's element-wise ones.
+#include "kernels/simd.h"
+#include "kernels/tables.h"
+
+namespace opo::OPO_ISA {
+namespace {
+
+template <class T>
+void Round(T* y, const float* x, idx n) {
+  for (idx i = 0; i < n; i += kLanes) Store(y + i, Load(x + i));
+}
+
+template <class T>
+float ReciprocalRms(const T* x, idx d, float eps) {
+  f32x16 sum{};
+  for (idx i = 0; i < d; i += kLanes) {
+    const f32x16 v = Load(x + i);
+    sum = Fma(v, v, sum);
+  }
+  return 1.0f / Sqrt1(SumLanes(sum) / static_cast<float>(d) + eps);
+}
+
+template <class T>
+void RmsNorm(T* y, const T* x, const float* gamma, idx d, float eps) {
+  const f32x16 rstd = Splat(ReciprocalRms(x, d, eps));
+  for (idx i = 0; i < d; i += kLanes) Store(y + i, Load(x + i) * rstd * Load(gamma + i));
+}
+
+// y = x rstd gamma. dx = rstd (dy gamma - xhat mean(dy gamma xhat)), xhat = x rstd.
+template <class T>
+void RmsNormGrad(float* dx, const float* dy, const T* x, const float* gamma, idx d, float eps,
+                 float* rstd_out) {
+  const float rstd1 = ReciprocalRms(x, d, eps);
+  *rstd_out = rstd1;
+  const f32x16 rstd = Splat(rstd1);
+  f32x16 sum{};
+  for (idx i = 0; i < d; i += kLanes) {
+    sum = Fma(Load(dy + i) * Load(gamma + i), Load(x + i) * rstd, sum);
+  }
+  const f32x16 mean = Splat(SumLanes(sum) / static_cast<float>(d));
+  for (idx i = 0; i < d; i += kLanes) {
+    const f32x16 inner = Load(dy + i) * Load(gamma + i) - Load(x + i) * rstd * mean;
+    Store(dx + i, Fma(rstd, inner, Load(dx + i)));
+  }
+}
+
+template <class T>
+void RmsNormDgamma(float* dgamma, const float* dy, idx ldy, const T* const* x, const float* rstd,
+                   idx num_rows, idx j0, idx j1) {
+  for (idx j = j0; j < j1; j += kLanes) {
+    f32x16 sum = Load(dgamma + j);
+    for (idx r = 0; r < num_rows; ++r) {
+      if (x[r] == nullptr) continue;  // a padding row
+      sum = Fma(Load(dy + r * ldy + j), Load(x[r] + j) * Splat(rstd[r]), sum);
+    }
+    Store(dgamma + j, sum);
+  }
+}
+
+// (a, b) of a pair, rotated by the row's angle: (a cos - b sin, b cos + a sin).
+template <class T>
+void RotateHead(T* out, const float* in, const float* bias, const float* cos, const float* sin,
+                idx half) {
+  for (idx i = 0; i < half; i += kLanes) {
+    const idx n = half - i;
+    f32x16 a = LoadPart(in + i, n);
+    f32x16 b = LoadPart(in + half + i, n);
+    if (bias != nullptr) {
+      a = a + LoadPart(bias + i, n);
+      b = b + LoadPart(bias + half + i, n);
+    }
+    const f32x16 c = LoadPart(cos + i, n);
+    const f32x16 s = LoadPart(sin + i, n);
+    StorePart(out + i, Fma(a, c, -(b * s)), n);
+    StorePart(out + half + i, Fma(b, c, a * s), n);
+  }
+}
+
+template <class T>
+void QkvRope(T* q, T* k, T* v, const float* qkv, const float* bias, const float* cos,
+             const float* sin, const AttentionShape& shape) {
+  const idx dh = shape.head_dim;
+  const idx half = dh / 2;
+  const auto bias_of = [&](idx offset) { return bias == nullptr ? nullptr : bias + offset; };
+  idx at = 0;
+  for (idx h = 0; h < shape.num_heads; ++h, at += dh) {
+    RotateHead(q + h * dh, qkv + at, bias_of(at), cos, sin, half);
+  }
+  for (idx h = 0; h < shape.num_kv_heads; ++h, at += dh) {
+    RotateHead(k + h * dh, qkv + at, bias_of(at), cos, sin, half);
+  }
+  const idx width = shape.num_kv_heads * dh;
+  for (idx i = 0; i < width; i += kLanes) {
+    f32x16 x = LoadPart(qkv + at + i, width - i);
+    if (bias != nullptr) x = x + LoadPart(bias + at + i, width - i);
+    StorePart(v + i, x, width - i);
+  }
+}
+
+template <class T>
+void QkvRopeGrad(T* dqkv, const float* dq, const float* dk, const float* dv, const float* cos,
+                 const float* sin, const AttentionShape& shape) {
+  const idx dh = shape.head_dim;
+  const idx half = dh / 2;
+  const auto rotate_back = [&](T* out, const float* in) {
+    for (idx i = 0; i < half; i += kLanes) {
+      const idx n = half - i;
+      const f32x16 a = LoadPart(in + i, n);
+      const f32x16 b = LoadPart(in + half + i, n);
+      const f32x16 c = LoadPart(cos + i, n);
+      const f32x16 s = LoadPart(sin + i, n);
+      StorePart(out + i, Fma(a, c, b * s), n);
+      StorePart(out + half + i, Fma(b, c, -(a * s)), n);
+    }
+  };
+  for (idx h = 0; h < shape.num_heads; ++h, dqkv += dh) rotate_back(dqkv, dq + h * dh);
+  for (idx h = 0; h < shape.num_kv_heads; ++h, dqkv += dh) rotate_back(dqkv, dk + h * dh);
+  const idx width = shape.num_kv_heads * dh;
+  for (idx i = 0; i < width; i += kLanes) {
+    StorePart(dqkv + i, LoadPart(dv + i, width - i), width - i);
+  }
+}
+
+template <class T>
+void Swiglu(T* y, const T* gate_up, idx f, idx up_offset) {
+  for (idx i = 0; i < f; i += kLanes) {
+    const f32x16 g = LoadPart(gate_up + i, f - i);
+    const f32x16 u = LoadPart(gate_up + up_offset + i, f - i);
+    StorePart(y + i, g * Sigmoid(g) * u, f - i);
+  }
+}
+
+// silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
+template <class T>
+void SwigluGrad(T* dgate_up, const T* dy, const T* gate_up, idx f, idx up_offset) {
+  for (idx i = 0; i < f; i += kLanes) {
+    const idx n = f - i;
+    const f32x16 g = LoadPart(gate_up + i, n);
+    const f32x16 u = LoadPart(gate_up + up_offset + i, n);
+    const f32x16 d = LoadPart(dy + i, n);
+    const f32x16 s = Sigmoid(g);
+    StorePart(dgate_up + i, d * u * s * Fma(g, 1.0f - s, Splat(1.0f)), n);
+    StorePart(dgate_up + up_offset + i, d * g * s, n);
+  }
+}
+
+double SumSquares(const float* x, idx n) {
+  double lanes[kLanes] = {};
+  for (idx i = 0; i < n; i += kLanes) {
+    const idx m = n - i < kLanes ? n - i : kLanes;
+    for (idx j = 0; j < m; ++j) {
+      const double v = x[i + j];
+      lanes[j] += v * v;
+    }
+  }
+  for (idx step = kLanes / 2; step > 0; step /= 2) {
+    for (idx j = 0; j < step; ++j) lanes[j] += lanes[j + step];
+  }
+  return lanes[0];
+}
+
+void Add(float* y, const float* x, idx n) {
+  for (idx i = 0; i < n; i += kLanes) {
+    StorePart(y + i, LoadPart(y + i, n - i) + LoadPart(x + i, n - i), n - i);
+  }
+}
+
+// Decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101), in PyTorch's order: decay, then
+// w -= lr * (m / bias1) / (sqrt(v / bias2) + eps).
+void AdamW(float* w, float* m, float* v, const float* grad, idx n, const AdamWArgs& args) {
+  const float decay = 1.0f - args.lr * args.weight_decay;
+  const float step = args.lr / args.bias1;
+  const float root_bias2 = Sqrt1(args.bias2);
+  for (idx i = 0; i < n; i += kLanes) {
+    const idx part = n - i;
+    const f32x16 g = LoadPart(grad + i, part) * args.grad_scale;
+    const f32x16 mi = Fma(g - LoadPart(m + i, part), Splat(1.0f - args.beta1), LoadPart(m + i, part));
+    const f32x16 vi = Fma(g * g, Splat(1.0f - args.beta2), LoadPart(v + i, part) * args.beta2);
+    f32x16 root;
+    for (idx j = 0; j < kLanes; ++j) root[j] = Sqrt1(vi[j]);
+    const f32x16 denominator = root / root_bias2 + args.eps;
+    StorePart(m + i, mi, part);
+    StorePart(v + i, vi, part);
+    StorePart(w + i, LoadPart(w + i, part) * decay - step * (mi / denominator), part);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void FillRows(KernelsOf<T>& table) {
+  table.round = Round<T>;
+  table.rms_norm = RmsNorm<T>;
+  table.rms_norm_grad = RmsNormGrad<T>;
+  table.rms_norm_dgamma = RmsNormDgamma<T>;
+  table.qkv_rope = QkvRope<T>;
+  table.qkv_rope_grad = QkvRopeGrad<T>;
+  table.swiglu = Swiglu<T>;
+  table.swiglu_grad = SwigluGrad<T>;
+}
+template void FillRows<bf16>(KernelsOf<bf16>& table);
+template void FillRows<float>(KernelsOf<float>& table);
+
+void FillShared(Kernels& table) {
+  table.sum_squares = SumSquares;
+  table.add = Add;
+  table.adamw = AdamW;
+}
+
+}  // namespace opo::OPO_ISA

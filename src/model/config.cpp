@@ -1,0 +1,135 @@
+#include "model/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+
+namespace opo {
+namespace {
+
+constexpr idx kAlign = 16;  // floats in a cache line
+
+// Lays tensors out one after the other. Those that one GEMM reads together follow each other
+// without a gap; everything else starts on a cache line.
+class Layout {
+ public:
+  void Matrix(std::string name, idx rows, idx cols) {
+    Append(std::move(name), rows, cols, false, RoundUp(end_, kAlign));
+  }
+  void Vector(std::string name, idx size) {
+    Append(std::move(name), 1, size, true, RoundUp(end_, kAlign));
+  }
+  void MatrixJoined(std::string name, idx rows, idx cols) {
+    Append(std::move(name), rows, cols, false, end_);
+  }
+  void VectorJoined(std::string name, idx size) { Append(std::move(name), 1, size, true, end_); }
+
+  std::vector<TensorSpec> Take() { return std::move(tensors_); }
+
+ private:
+  void Append(std::string name, idx rows, idx cols, bool is_vector, idx offset) {
+    TensorSpec spec;
+    spec.name = std::move(name);
+    spec.rows = rows;
+    spec.cols = cols;
+    spec.offset = offset;
+    spec.is_vector = is_vector;
+    end_ = offset + spec.size();
+    tensors_.push_back(std::move(spec));
+  }
+
+  std::vector<TensorSpec> tensors_;
+  idx end_ = 0;
+};
+
+void CheckRange(const std::string& where, const char* field, idx value, idx max) {
+  if (value < 1 || value > max) {
+    Fail(ErrorCode::kInput, "{}: {} is {}, must be from 1 to {}", where, field, value, max);
+  }
+}
+
+void CheckToken(const std::string& where, const char* field, TokenId id, idx vocab_size) {
+  if (id < -1 || id >= vocab_size) {
+    Fail(ErrorCode::kInput, "{}: {} is {}, outside of the vocabulary of {}", where, field, id,
+         vocab_size);
+  }
+}
+
+}  // namespace
+
+std::vector<TensorSpec> ListTensors(const ModelConfig& config) {
+  const idx d = config.hidden_size;
+  const idx f = config.intermediate_size;
+  const idx q = config.num_heads * config.head_dim;
+  const idx kv = config.num_kv_heads * config.head_dim;
+  Layout layout;
+  layout.Matrix("model.embed_tokens.weight", config.vocab_size, d);
+  for (idx i = 0; i < config.num_layers; ++i) {
+    const std::string layer = fmt::format("model.layers.{}.", i);
+    layout.Vector(layer + "input_layernorm.weight", d);
+    layout.Matrix(layer + "self_attn.q_proj.weight", q, d);
+    layout.MatrixJoined(layer + "self_attn.k_proj.weight", kv, d);
+    layout.MatrixJoined(layer + "self_attn.v_proj.weight", kv, d);
+    if (config.qkv_bias) {
+      layout.Vector(layer + "self_attn.q_proj.bias", q);
+      layout.VectorJoined(layer + "self_attn.k_proj.bias", kv);
+      layout.VectorJoined(layer + "self_attn.v_proj.bias", kv);
+    }
+    if (config.qk_norm) {
+      layout.Vector(layer + "self_attn.q_norm.weight", config.head_dim);
+      layout.Vector(layer + "self_attn.k_norm.weight", config.head_dim);
+    }
+    layout.Matrix(layer + "self_attn.o_proj.weight", d, q);
+    layout.Vector(layer + "post_attention_layernorm.weight", d);
+    layout.Matrix(layer + "mlp.gate_proj.weight", f, d);
+    layout.MatrixJoined(layer + "mlp.up_proj.weight", f, d);
+    layout.Matrix(layer + "mlp.down_proj.weight", d, f);
+  }
+  layout.Vector("model.norm.weight", d);
+  if (!config.tied_embeddings) layout.Matrix("lm_head.weight", config.vocab_size, d);
+  return layout.Take();
+}
+
+idx SlabSize(const std::vector<TensorSpec>& tensors) {
+  idx end = 0;
+  for (const TensorSpec& tensor : tensors) end = std::max(end, tensor.offset + tensor.size());
+  return RoundUp(end, kAlign);
+}
+
+// The bounds are far above any model, and low enough that no product of sizes overflows.
+void ValidateConfig(const ModelConfig& config, const std::string& where) {
+  CheckRange(where, "vocab_size", config.vocab_size, idx{1} << 24);
+  CheckRange(where, "hidden_size", config.hidden_size, idx{1} << 18);
+  CheckRange(where, "intermediate_size", config.intermediate_size, idx{1} << 20);
+  CheckRange(where, "num_hidden_layers", config.num_layers, idx{1} << 12);
+  CheckRange(where, "num_attention_heads", config.num_heads, idx{1} << 12);
+  CheckRange(where, "num_key_value_heads", config.num_kv_heads, config.num_heads);
+  CheckRange(where, "head_dim", config.head_dim, idx{1} << 12);
+  CheckRange(where, "max_position_embeddings", config.max_position, idx{1} << 30);
+  if (config.num_heads % config.num_kv_heads != 0) {
+    Fail(ErrorCode::kInput, "{}: num_key_value_heads {} does not divide num_attention_heads {}",
+         where, config.num_kv_heads, config.num_heads);
+  }
+  if (config.head_dim % 2 != 0) {
+    Fail(ErrorCode::kInput, "{}: head_dim is {}, must be even for RoPE", where, config.head_dim);
+  }
+  if (!(config.rms_norm_eps > 0.0F && config.rms_norm_eps < 1.0F)) {
+    Fail(ErrorCode::kInput, "{}: rms_norm_eps is {}, must be above 0 and below 1", where,
+         config.rms_norm_eps);
+  }
+  if (!(config.rope_theta >= 1.0 && std::isfinite(config.rope_theta))) {
+    Fail(ErrorCode::kInput, "{}: rope_theta is {}, must be finite and at least 1", where,
+         config.rope_theta);
+  }
+  CheckToken(where, "bos_token_id", config.bos_id, config.vocab_size);
+  CheckToken(where, "pad_token_id", config.pad_id, config.vocab_size);
+  for (const TokenId id : config.eos_ids) {
+    CheckToken(where, "eos_token_id", id, config.vocab_size);
+    if (id < 0) Fail(ErrorCode::kInput, "{}: eos_token_id is {}, not a token", where, id);
+  }
+}
+
+}  // namespace opo

@@ -1,0 +1,58 @@
+#include "model/load.h"
+
+#include <filesystem>
+#include <string_view>
+
+#include "base/error.h"
+#include "format/quote.h"
+#include "model/load_internal.h"
+
+namespace opo {
+namespace {
+
+constexpr Architecture kArchitectures[] = {
+    {.name = "llama",
+     .hf_class = "LlamaForCausalLM",
+     .qkv_bias = false,
+     .qk_norm = false,
+     .gguf_permutes_qk = true,
+     .hf_default_head_dim = 0,
+     .hf_default_max_position = 2048},
+    {.name = "qwen2",
+     .hf_class = "Qwen2ForCausalLM",
+     .qkv_bias = true,
+     .qk_norm = false,
+     .gguf_permutes_qk = false,
+     .hf_default_head_dim = 0,
+     .hf_default_max_position = 32768},
+    {.name = "qwen3",
+     .hf_class = "Qwen3ForCausalLM",
+     .qkv_bias = false,
+     .qk_norm = true,
+     .gguf_permutes_qk = false,
+     .hf_default_head_dim = 128,
+     .hf_default_max_position = 32768},
+};
+
+}  // namespace
+
+const Architecture& FindArchitecture(std::string_view name, const std::string& where) {
+  std::string known;
+  for (const Architecture& row : kArchitectures) {
+    if (row.name == name) return row;
+    known += known.empty() ? row.name : std::string(", ") + row.name;
+  }
+  Fail(ErrorCode::kInput, "{}: the architecture {} is not supported; known are {}", where,
+       Quote(name), known);
+}
+
+std::unique_ptr<ModelSource> OpenModel(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) return OpenHfFolder(path);
+  if (!std::filesystem::exists(path, ignored)) {
+    Fail(ErrorCode::kInput, "{}: there is no such model; give a .gguf file or a folder", path);
+  }
+  return OpenGguf(path);
+}
+
+}  // namespace opo

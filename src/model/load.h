@@ -1,0 +1,35 @@
+// Models from outside, and back: a GGUF file, or a Hugging Face folder (config.json with
+// model.safetensors or its shards and index). The tensor names of GGUF and its row order of q and k
+// for llama (permuted there for its RoPE, undone on reading) are known to load_gguf.cpp only.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+#include "model/config.h"
+
+namespace opo {
+
+class ModelSource {
+ public:
+  virtual ~ModelSource() = default;
+  virtual const ModelConfig& config() const = 0;
+  // The tensor `spec` (a row of ListTensors(config())) as f32, row-major. Shapes were checked when
+  // the source was opened. Throws Error(kInput) naming file and tensor on NaN or infinity.
+  virtual void Read(const TensorSpec& spec, std::span<float> out) const = 0;
+};
+
+// `path`: a .gguf file or a folder. Throws Error(kInput) where a tensor is missing, has another
+// shape, or the config asks for arithmetic that we do not have (named, never ignored).
+std::unique_ptr<ModelSource> OpenModel(const std::string& path);
+
+// Writes config.json, generation_config.json and model.safetensors into `folder` (made if absent),
+// so that transformers loads it as it is. `slab` holds the weights as ListTensors lays them out.
+// Tokenizer files are written by text/tokenizer.h.
+void SaveHfModel(const std::string& folder, const ModelConfig& config, std::span<const float> slab,
+                 DType dtype);
+
+}  // namespace opo

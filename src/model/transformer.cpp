@@ -1,0 +1,319 @@
+#include "model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/parallel.h"
+
+namespace opo {
+namespace {
+
+constexpr idx kRowGrain = 8;  // rows of a task of the row kernels
+
+template <class T>
+void CopyTo(std::byte* record, idx offset, const T* row, idx n) {
+  std::memcpy(record + offset, row, static_cast<std::size_t>(n) * sizeof(T));
+}
+
+}  // namespace
+
+template <class T>
+Transformer<T>::Transformer(const PackedWeights<T>& weights)
+    : weights_(weights),
+      shape_(ShapeOf(weights.config())),
+      pool_(weights.config()),
+      ld_d_(RoundUp(config().hidden_size, kPad)),
+      ld_q_(RoundUp(config().num_heads * config().head_dim, kPad)),
+      ld_kv_(RoundUp(config().num_kv_heads * config().head_dim, kPad)),
+      ld_qkv_(RoundUp((config().num_heads + 2 * config().num_kv_heads) * config().head_dim, kPad)),
+      ld_f_(RoundUp(config().intermediate_size, kPad)),
+      ld_gu_(RoundUp(2 * config().intermediate_size, kPad)),
+      ld_half_(RoundUp(config().head_dim / 2, 16)) {}
+
+// The tables are in double, once a position: cos and sin of pos * theta^(-2i / Dh).
+template <class T>
+void Transformer<T>::EnsureRope(idx positions) {
+  if (positions <= rope_positions_) return;
+  positions = std::max(positions, 2 * rope_positions_);
+  cos_ = Buffer<float>(positions * ld_half_);
+  sin_ = Buffer<float>(positions * ld_half_);
+  const idx half = config().head_dim / 2;
+  for (idx i = 0; i < half; ++i) {
+    const double frequency = std::pow(
+        config().rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config().head_dim));
+    for (idx p = 0; p < positions; ++p) {
+      const double angle = static_cast<double>(p) * frequency;
+      cos_[p * ld_half_ + i] = static_cast<float>(std::cos(angle));
+      sin_[p * ld_half_ + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+  rope_positions_ = positions;
+}
+
+// How the rows of a call fall into attention tiles: the same for every layer but the page pointers.
+template <class T>
+struct Transformer<T>::Tiles {
+  struct Span {
+    idx first_row, num_rows, first_pos;
+    const Segment<T>* segment;
+  };
+  struct Tile {
+    idx row0;  // first row of the call; a tile's rows are consecutive
+    idx num_rows;
+    const Segment<T>* prefix;
+    std::vector<Span> spans;
+  };
+  std::vector<Tile> with_outputs, prefixes;
+};
+
+template <class T>
+typename Transformer<T>::Tiles Transformer<T>::MakeTiles(std::span<const Run<T>> runs,
+                                                         const std::vector<idx>& first_row) const {
+  Tiles tiles;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const Run<T>& run = runs[i];
+    auto& list = run.outputs ? tiles.with_outputs : tiles.prefixes;
+    const idx start = run.segment->length() - run.count;
+    for (idx done = 0; done < run.count;) {
+      const idx pos = start + done;
+      const idx n = std::min(run.count - done, kKeyBlock - pos % kKeyBlock);  // one own key block
+      const idx row = first_row[i] + done;
+      const bool extend = !list.empty() && list.back().prefix == run.prefix &&
+                          run.prefix != nullptr && list.back().row0 + list.back().num_rows == row &&
+                          list.back().num_rows + n <= kTileRows;
+      if (!extend) list.push_back({row, 0, run.prefix, {}});
+      auto& tile = list.back();
+      tile.spans.push_back({tile.num_rows, n, pos, run.segment});
+      tile.num_rows += n;
+      done += n;
+    }
+  }
+  return tiles;
+}
+
+template <class T>
+void Transformer<T>::Attend(const Tiles& tiles, idx layer) {
+  const auto attention = ActiveKernels().of<T>().attention;
+  const idx layer_offset = layer * shape_.page_size();
+  const bool last = layer + 1 == config().num_layers;
+  const idx num_outputs = static_cast<idx>(tiles.with_outputs.size());
+  const idx num_tiles = num_outputs + (last ? 0 : static_cast<idx>(tiles.prefixes.size()));
+  ParallelFor(num_tiles * shape_.num_kv_heads, [&](idx task) {
+    const idx i = task / shape_.num_kv_heads;
+    const auto& plan = i < num_outputs ? tiles.with_outputs[static_cast<std::size_t>(i)]
+                                       : tiles.prefixes[static_cast<std::size_t>(i - num_outputs)];
+    thread_local std::vector<const T*> pages;
+    thread_local Buffer<float> scratch;
+    scratch.Reserve(AttentionScratch(shape_));
+    AttentionTile<T> tile;
+    tile.num_rows = plan.num_rows;
+    for (idx r = 0; r < plan.num_rows; ++r) {
+      tile.q[r] = q_.data() + (plan.row0 + r) * ld_q_;
+      tile.out[r] = attn_.data() + (plan.row0 + r) * ld_q_;
+      tile.lse[r] = lse_.data() + (plan.row0 + r) * shape_.num_heads;
+    }
+    pages.clear();
+    const auto add_pages = [&](const Segment<T>& segment, idx keys) {
+      for (idx b = 0; b < CeilDiv(keys, kKeyBlock); ++b) {
+        pages.push_back(segment.page(b) + layer_offset);
+      }
+    };
+    if (plan.prefix != nullptr) {
+      tile.num_prefix = plan.prefix->length();
+      add_pages(*plan.prefix, tile.num_prefix);
+    }
+    std::vector<std::size_t> starts;
+    for (const auto& span : plan.spans) {
+      starts.push_back(pages.size());
+      add_pages(*span.segment, span.first_pos + span.num_rows);
+    }
+    tile.prefix_pages = pages.data();
+    tile.num_spans = static_cast<idx>(plan.spans.size());
+    for (std::size_t s = 0; s < plan.spans.size(); ++s) {
+      tile.spans[s] = {plan.spans[s].first_row, plan.spans[s].num_rows, plan.spans[s].first_pos,
+                       pages.data() + starts[s]};
+    }
+    attention(tile, task % shape_.num_kv_heads, shape_, scratch.data());
+  });
+}
+
+template <class T>
+void Transformer<T>::Forward(std::span<const Run<T>> runs, T* hidden) {
+  // Rows with outputs stand first, so that the last layer can leave out the others.
+  std::vector<idx> first_row(runs.size());
+  idx num_outputs = 0;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (!runs[i].outputs) continue;
+    first_row[i] = num_outputs;
+    num_outputs += runs[i].count;
+  }
+  idx m = num_outputs;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (runs[i].outputs) continue;
+    first_row[i] = m;
+    m += runs[i].count;
+  }
+  if (m == 0) return;
+
+  struct Row {
+    Segment<T>* segment;
+    idx row;       // in the segment
+    idx position;  // in the sequence
+    TokenId token;
+    bool record;
+  };
+  std::vector<Row> rows(static_cast<std::size_t>(m));
+  for (const Run<T>& run : runs) {
+    run.segment->Grow(run.segment->length() + run.count, run.record);
+    run.segment->SetLength(run.segment->length() + run.count);
+  }
+  idx max_position = 0;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const Run<T>& run = runs[i];
+    const idx offset = run.prefix != nullptr ? run.prefix->length() : 0;
+    for (idx r = 0; r < run.count; ++r) {
+      const idx row = run.segment->length() - run.count + r;
+      OPO_CHECK(run.tokens[r] >= 0 && run.tokens[r] < config().vocab_size);
+      rows[static_cast<std::size_t>(first_row[i] + r)] = {run.segment, row, offset + row,
+                                                          run.tokens[r], run.record};
+      max_position = std::max(max_position, offset + row);
+    }
+  }
+  EnsureRope(max_position + 1);
+  const Tiles tiles = MakeTiles(runs, first_row);
+
+  x_.Reserve(m * ld_d_);
+  h_.Reserve(m * ld_d_);
+  qkv_.Reserve(m * ld_qkv_);
+  q_.Reserve(m * ld_q_);
+  k_.Reserve(m * ld_kv_);
+  v_.Reserve(m * ld_kv_);
+  attn_.Reserve(m * ld_q_);
+  lse_.Reserve(m * shape_.num_heads);
+  gate_up_.Reserve(m * ld_gu_);
+  act_.Reserve(m * ld_f_);
+
+  const KernelsOf<T>& kernels = ActiveKernels().of<T>();
+  const idx d = config().hidden_size;
+  const float eps = config().rms_norm_eps;
+  const ActivationLayout<T>& at = pool_.activations();
+  const auto for_rows = [&](idx count, const auto& body) {
+    ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
+      for (idx r = begin; r < end; ++r) body(r, rows[static_cast<std::size_t>(r)]);
+    });
+  };
+
+  for_rows(m, [&](idx r, const Row& row) {
+    std::memcpy(x_.data() + r * ld_d_, weights_.embedding(row.token),
+                static_cast<std::size_t>(ld_d_) * sizeof(T));
+  });
+  for (idx l = 0; l < config().num_layers; ++l) {
+    const auto& layer = weights_.layer(l);
+    for_rows(m, [&](idx r, const Row& row) {
+      const T* x = x_.data() + r * ld_d_;
+      kernels.rms_norm(h_.data() + r * ld_d_, x, layer.attn_norm.data(), d, eps);
+      if (row.record) CopyTo(row.segment->Record(row.row, l), at.residual, x, ld_d_);
+    });
+    GemmArgs<T> qkv;
+    qkv.a = h_.data();
+    qkv.lda = ld_d_;
+    qkv.m = m;
+    qkv.c = qkv_.data();
+    qkv.ldc = ld_qkv_;
+    Gemm(qkv, layer.qkv);
+    for_rows(m, [&](idx r, const Row& row) {
+      T* q = q_.data() + r * ld_q_;
+      T* k = k_.data() + r * ld_kv_;
+      T* v = v_.data() + r * ld_kv_;
+      kernels.qkv_rope(q, k, v, qkv_.data() + r * ld_qkv_, layer.qkv_bias.data(),
+                       cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
+                       shape_);
+      T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
+      kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
+      if (row.record) {
+        std::byte* record = row.segment->Record(row.row, l);
+        CopyTo(record, at.q, q, ld_q_);
+        CopyTo(record, at.k, k, ld_kv_);
+        CopyTo(record, at.v, v, ld_kv_);
+      }
+    });
+    const bool last = l + 1 == config().num_layers;
+    if (last) m = num_outputs;  // prompts end here: their K and V are written
+    if (m == 0) return;
+    Attend(tiles, l);
+    GemmArgs<T> o;
+    o.a = attn_.data();
+    o.lda = ld_q_;
+    o.m = m;
+    o.output = GemmOutput::kAddResidual;
+    o.out = x_.data();
+    o.residual = x_.data();
+    o.ldo = ld_d_;
+    Gemm(o, layer.o);
+    for_rows(m, [&](idx r, const Row& row) {
+      const T* x = x_.data() + r * ld_d_;
+      kernels.rms_norm(h_.data() + r * ld_d_, x, layer.mlp_norm.data(), d, eps);
+      if (row.record) {
+        std::byte* record = row.segment->Record(row.row, l);
+        CopyTo(record, at.attention, attn_.data() + r * ld_q_, ld_q_);
+        CopyTo(record, at.lse, lse_.data() + r * shape_.num_heads, shape_.num_heads);
+        CopyTo(record, at.mid, x, ld_d_);
+      }
+    });
+    GemmArgs<T> gate_up;
+    gate_up.a = h_.data();
+    gate_up.lda = ld_d_;
+    gate_up.m = m;
+    gate_up.output = GemmOutput::kStore;
+    gate_up.out = gate_up_.data();
+    gate_up.ldo = ld_gu_;
+    Gemm(gate_up, layer.gate_up);
+    for_rows(m, [&](idx r, const Row& row) {
+      const T* gu = gate_up_.data() + r * ld_gu_;
+      kernels.swiglu(act_.data() + r * ld_f_, gu, config().intermediate_size,
+                     config().intermediate_size);
+      if (row.record) CopyTo(row.segment->Record(row.row, l), at.gate_up, gu, ld_gu_);
+    });
+    GemmArgs<T> down;
+    down.a = act_.data();
+    down.lda = ld_f_;
+    down.m = m;
+    down.output = GemmOutput::kAddResidual;
+    down.out = x_.data();
+    down.residual = x_.data();
+    down.ldo = ld_d_;
+    Gemm(down, layer.down);
+  }
+  for_rows(m, [&](idx r, const Row& row) {
+    const T* x = x_.data() + r * ld_d_;
+    if (hidden != nullptr) {
+      kernels.rms_norm(hidden + r * ld_d_, x, weights_.final_norm(), d, eps);
+    }
+    if (row.record) CopyTo(row.segment->Record(row.row, 0), at.final, x, ld_d_);
+  });
+}
+
+template <class T>
+void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
+  GemmArgs<T> args;
+  args.a = hidden;
+  args.lda = ld_d_;
+  args.m = m;
+  args.c = logits;
+  args.ldc = ld_logits();
+  Gemm(args, weights_.head());
+}
+
+
+// transformer_grad.cpp instantiates the backward half.
+#define OPO_INSTANTIATE(T)                                             \
+  template Transformer<T>::Transformer(const PackedWeights<T>&);       \
+  template void Transformer<T>::Forward(std::span<const Run<T>>, T*);  \
+  template void Transformer<T>::Logits(const T*, idx, float*);
+OPO_INSTANTIATE(float)
+OPO_INSTANTIATE(bf16)
+#undef OPO_INSTANTIATE
+
+}  // namespace opo

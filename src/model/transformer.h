@@ -1,0 +1,111 @@
+// The transformer, forward and backward. There is one forward pass: prefill, decode and the learner
+// differ only in how many rows they hand to it, so their numbers agree bit for bit (E1, E2).
+//
+// Shapes: M rows, D model, F ffn, V vocabulary, L layers. Matmul inputs and stored activations are
+// T, sums f32. Rounding points: after each norm, RoPE, attention, residual sum, gate/up and SwiGLU.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "model/segment.h"
+#include "model/weights.h"
+
+namespace opo {
+
+// `count` tokens to append to a segment. A segment with a prefix continues behind it: its first
+// position is the prefix's length.
+template <class T>
+struct Run {
+  Segment<T>* segment = nullptr;
+  const Segment<T>* prefix = nullptr;  // may be appended to by another run of the same call
+  const TokenId* tokens = nullptr;
+  idx count = 0;
+  bool record = false;   // keep the activations for Backward
+  bool outputs = true;   // false for shared prompts: in the last layer only K and V
+};
+
+// One row of a backward pass: where its record is. A padding row has no segment.
+template <class T>
+struct GradRow {
+  const Segment<T>* segment = nullptr;
+  idx row = 0;
+};
+
+// The prompt's dK and dV while its samples pass by, one f32 chain over samples, all layers.
+struct PrefixGrad {
+  idx length = 0;
+  Buffer<float> dk, dv;  // (L, length, Hk * Dh)
+};
+
+// A segment's rows in a backward pass. Runs of one prompt stand together, samples first in order,
+// the prompt last (in the pass that holds the group's last unit).
+template <class T>
+struct GradRun {
+  const Segment<T>* segment = nullptr;
+  const Segment<T>* prefix = nullptr;  // null for the prompt itself, or where the prompt is one token
+  PrefixGrad* prefix_grad = nullptr;   // of the prompt; null where there is no prefix
+  bool is_prefix = false;              // these are the prompt's rows: no outputs in the last layer
+  idx first_row = 0;                   // in the rows of the pass
+};
+
+template <class T>
+class Transformer {
+ public:
+  explicit Transformer(const PackedWeights<T>& weights);
+
+  const ModelConfig& config() const { return weights_.config(); }
+  const PackedWeights<T>& weights() const { return weights_; }
+  SegmentPool<T>& pool() { return pool_; }
+  idx ld() const { return ld_d_; }
+
+  // Appends all runs to their segments. `hidden` receives the final norm's output, (rows of runs
+  // with outputs, ld()), in the order of the runs; null where nobody reads it.
+  void Forward(std::span<const Run<T>> runs, T* hidden);
+
+  // logits (m, ld_logits()) f32 = hidden (m, ld()) E^T.
+  idx ld_logits() const { return RoundUp(config().vocab_size, kPad); }
+  void Logits(const T* hidden, idx m, float* logits);
+  // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden. m is a multiple of kRowBlock.
+  void LogitsGrad(float* dhidden, float* dhead, const T* dlogits, const T* hidden, idx m);
+
+  // The final norm of recorded rows (padding rows: zero), and its gradient: dresidual is written.
+  void FinalNorm(T* hidden, std::span<const GradRow<T>> rows);
+  void FinalNormGrad(float* dresidual, float* dgamma, const float* dhidden,
+                     std::span<const GradRow<T>> rows);
+
+  // Backward through all layers. `rows`: units in order, each padded to kRowBlock; `dresidual`
+  // (rows, ld()) f32: in, the gradient by the last layer's output; out, by the embeddings. Gradients
+  // are added to the slab `grad` (laid out as weights.h says). Chains over rows go on from call to
+  // call, so cutting the rows into several calls (at units) changes no bit.
+  void Backward(float* dresidual, std::span<const GradRow<T>> rows,
+                std::span<const GradRun<T>> runs, const SlabLayout& layout, float* grad);
+
+  // Bytes a row of a backward pass needs beside its record (an upper bound, for plans).
+  idx backward_row_bytes() const;
+
+ private:
+  struct Tiles;
+  void EnsureRope(idx positions);
+  Tiles MakeTiles(std::span<const Run<T>> runs, const std::vector<idx>& first_row) const;
+  void Attend(const Tiles& tiles, idx layer);
+  void AttentionBackward(std::span<const GradRun<T>> runs, idx layer, bool last);
+
+  const PackedWeights<T>& weights_;
+  AttentionShape shape_;
+  SegmentPool<T> pool_;
+  idx ld_d_, ld_q_, ld_kv_, ld_qkv_, ld_f_, ld_gu_;
+  idx rope_positions_ = 0;
+  Buffer<float> cos_, sin_;  // (positions, ld_half_)
+  idx ld_half_;
+
+  // Scratch of Forward, (M, ...).
+  Buffer<T> x_, h_, q_, k_, v_, attn_, gate_up_, act_;
+  Buffer<float> qkv_, lse_;
+  // Scratch of Backward.
+  Buffer<T> dy_, dact_, dgate_up_, dattn_, dqkv_;
+  Buffer<float> dh_, dq_, dk_, dv_, rstd_;
+  WeightGradScratch<T> weight_grad_;
+};
+
+}  // namespace opo

@@ -1,0 +1,375 @@
+// The backward pass: the forward's steps in reverse order, each quoting the line it differentiates.
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "model/transformer.h"
+
+namespace opo {
+namespace {
+constexpr idx kRowGrain = 8;
+
+template <class T>
+const T* TensorAt(const std::byte* record, idx offset) {
+  return reinterpret_cast<const T*>(record + offset);
+}
+}  // namespace
+
+template <class T>
+idx Transformer<T>::backward_row_bytes() const {
+  constexpr idx kBytes = sizeof(T);
+  const idx widest = std::max({ld_gu_, ld_qkv_, ld_d_});
+  const idx t_elements = 2 * ld_d_ + 3 * ld_f_ + 2 * ld_gu_ + 3 * ld_q_ + ld_qkv_ + 2 * ld_kv_ +
+                         widest + std::max(ld_f_, ld_q_);
+  const idx f_elements = 2 * ld_d_ + ld_q_ + 2 * ld_kv_ + ld_qkv_ + 1;
+  return t_elements * kBytes + f_elements * 4;
+}
+
+template <class T>
+void Transformer<T>::LogitsGrad(float* dhidden, float* dhead, const T* dlogits, const T* hidden,
+                                idx m) {
+  GemmArgs<T> args;  // logits = hidden E^T
+  args.a = dlogits;
+  args.lda = ld_logits();
+  args.m = m;
+  args.c = dhidden;
+  args.ldc = ld_d_;
+  Gemm(args, weights_.head_t());
+  WeightGrad(dhead, config().hidden_size, dlogits, ld_logits(), config().vocab_size, hidden, ld_d_,
+             config().hidden_size, m, weight_grad_);
+}
+
+template <class T>
+void Transformer<T>::FinalNorm(T* hidden, std::span<const GradRow<T>> rows) {
+  const KernelsOf<T>& kernels = ActiveKernels().of<T>();
+  const idx final = pool_.activations().final;
+  ParallelChunks(static_cast<idx>(rows.size()), kRowGrain, [&](idx begin, idx end) {
+    for (idx r = begin; r < end; ++r) {
+      const GradRow<T>& row = rows[static_cast<std::size_t>(r)];
+      T* out = hidden + r * ld_d_;
+      if (row.segment == nullptr) {
+        std::fill_n(out, ld_d_, T{});
+        continue;
+      }
+      kernels.rms_norm(out, TensorAt<T>(row.segment->Record(row.row, 0), final),
+                       weights_.final_norm(), config().hidden_size, config().rms_norm_eps);
+    }
+  });
+}
+
+template <class T>
+void Transformer<T>::FinalNormGrad(float* dresidual, float* dgamma, const float* dhidden,
+                                   std::span<const GradRow<T>> rows) {
+  const KernelsOf<T>& kernels = ActiveKernels().of<T>();
+  const idx m = static_cast<idx>(rows.size());
+  std::vector<const T*> x(rows.size());
+  rstd_.Reserve(m);
+  ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
+    for (idx r = begin; r < end; ++r) {
+      const auto i = static_cast<std::size_t>(r);
+      float* dx = dresidual + r * ld_d_;
+      std::fill_n(dx, ld_d_, 0.0f);
+      if (rows[i].segment == nullptr) continue;
+      x[i] = TensorAt<T>(rows[i].segment->Record(rows[i].row, 0), pool_.activations().final);
+      kernels.rms_norm_grad(dx, dhidden + r * ld_d_, x[i], weights_.final_norm(),
+                            config().hidden_size, config().rms_norm_eps, rstd_.data() + r);
+    }
+  });
+  ParallelChunks(RoundUp(config().hidden_size, 16), 32, [&](idx j0, idx j1) {
+    kernels.rms_norm_dgamma(dgamma, dhidden, ld_d_, x.data(), rstd_.data(), m, j0, j1);
+  });
+}
+
+// dq, dk, dv of all runs of a layer. One task a prompt's group and kv head: its samples in order,
+// each one adding a partial to the prompt's dK and dV; the prompt's own rows come last.
+template <class T>
+void Transformer<T>::AttentionBackward(std::span<const GradRun<T>> runs, idx layer, bool last) {
+  const auto attention_grad = ActiveKernels().of<T>().attention_grad;
+  const ActivationLayout<T>& at = pool_.activations();
+  const idx kv_width = config().num_kv_heads * config().head_dim;
+  const idx dh = config().head_dim;
+  std::vector<std::size_t> group_starts;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const auto prompt_of = [](const GradRun<T>& run) {
+      return run.is_prefix ? run.segment : run.prefix;
+    };
+    if (i == 0 || prompt_of(runs[i]) == nullptr || prompt_of(runs[i]) != prompt_of(runs[i - 1])) {
+      group_starts.push_back(i);
+    }
+  }
+  group_starts.push_back(runs.size());
+  const idx num_groups = static_cast<idx>(group_starts.size()) - 1;
+
+  ParallelFor(num_groups * shape_.num_kv_heads, [&](idx task) {
+    const auto group = static_cast<std::size_t>(task / shape_.num_kv_heads);
+    const idx kv_head = task % shape_.num_kv_heads;
+    thread_local Buffer<float> scratch;
+    thread_local Buffer<float> partial_k;
+    thread_local Buffer<float> partial_v;
+    thread_local std::vector<const T*> q, out, k, v, prefix_k, prefix_v;
+    thread_local std::vector<const float*> lse;
+    scratch.Reserve(AttentionScratch(shape_));
+    const Segment<T>* loaded_prefix = nullptr;
+    for (std::size_t i = group_starts[group]; i < group_starts[group + 1]; ++i) {
+      const GradRun<T>& run = runs[i];
+      const idx rows = run.segment->length();
+      q.clear();
+      out.clear();
+      k.clear();
+      v.clear();
+      lse.clear();
+      for (idx r = 0; r < rows; ++r) {
+        const std::byte* record = run.segment->Record(r, layer);
+        q.push_back(TensorAt<T>(record, at.q));
+        k.push_back(TensorAt<T>(record, at.k));
+        v.push_back(TensorAt<T>(record, at.v));
+        out.push_back(TensorAt<T>(record, at.attention));
+        lse.push_back(TensorAt<float>(record, at.lse));
+      }
+      AttentionGradTile<T> tile;
+      tile.num_rows = rows;
+      tile.q = q.data();
+      tile.out = out.data();
+      tile.lse = lse.data();
+      tile.dout = dattn_.data() + run.first_row * ld_q_;
+      tile.ldd = ld_q_;
+      tile.dq = dq_.data() + run.first_row * ld_q_;
+      tile.ldq = ld_q_;
+
+      if (run.prefix != nullptr) {
+        const idx prefix_rows = run.prefix->length();
+        if (loaded_prefix != run.prefix) {
+          loaded_prefix = run.prefix;
+          prefix_k.clear();
+          prefix_v.clear();
+          for (idx r = 0; r < prefix_rows; ++r) {
+            const std::byte* record = run.prefix->Record(r, layer);
+            prefix_k.push_back(TensorAt<T>(record, at.k));
+            prefix_v.push_back(TensorAt<T>(record, at.v));
+          }
+        }
+        partial_k.Reserve(prefix_rows * kv_width);
+        partial_v.Reserve(prefix_rows * kv_width);
+        for (idx r = 0; r < prefix_rows; ++r) {
+          std::fill_n(partial_k.data() + r * kv_width + kv_head * dh, dh, 0.0f);
+          std::fill_n(partial_v.data() + r * kv_width + kv_head * dh, dh, 0.0f);
+        }
+        tile.num_keys = prefix_rows;
+        tile.k = prefix_k.data();
+        tile.v = prefix_v.data();
+        tile.dk = partial_k.data();
+        tile.dv = partial_v.data();
+        tile.ldk = kv_width;
+        attention_grad(tile, kv_head, shape_, scratch.data());
+        float* sum_k = run.prefix_grad->dk.data() + layer * prefix_rows * kv_width;
+        float* sum_v = run.prefix_grad->dv.data() + layer * prefix_rows * kv_width;
+        for (idx r = 0; r < prefix_rows; ++r) {
+          const idx base = r * kv_width + kv_head * dh;
+          for (idx j = base; j < base + dh; ++j) {
+            sum_k[j] += partial_k[j];
+            sum_v[j] += partial_v[j];
+          }
+        }
+      }
+
+      float* dk = dk_.data() + run.first_row * ld_kv_;
+      float* dv = dv_.data() + run.first_row * ld_kv_;
+      if (run.is_prefix && run.prefix_grad != nullptr) {
+        const float* sum_k = run.prefix_grad->dk.data() + layer * rows * kv_width;
+        const float* sum_v = run.prefix_grad->dv.data() + layer * rows * kv_width;
+        for (idx r = 0; r < rows; ++r) {
+          std::copy_n(sum_k + r * kv_width + kv_head * dh, dh, dk + r * ld_kv_ + kv_head * dh);
+          std::copy_n(sum_v + r * kv_width + kv_head * dh, dh, dv + r * ld_kv_ + kv_head * dh);
+        }
+        if (last) continue;  // the prompt's last layer ended at K and V
+      }
+      tile.num_keys = rows;
+      tile.k = k.data();
+      tile.v = v.data();
+      tile.causal = true;
+      tile.dk = dk;
+      tile.dv = dv;
+      tile.ldk = ld_kv_;
+      attention_grad(tile, kv_head, shape_, scratch.data());
+    }
+  });
+}
+
+template <class T>
+void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows,
+                              std::span<const GradRun<T>> runs, const SlabLayout& layout,
+                              float* grad) {
+  const idx m = static_cast<idx>(rows.size());
+  if (m == 0) return;
+  OPO_CHECK(m % kRowBlock == 0);
+  const KernelsOf<T>& kernels = ActiveKernels().of<T>();
+  const ActivationLayout<T>& at = pool_.activations();
+  const idx d = config().hidden_size;
+  const idx f = config().intermediate_size;
+  const idx q_size = config().num_heads * config().head_dim;
+  const idx qkv_size = q_size + 2 * config().num_kv_heads * config().head_dim;
+  const float eps = config().rms_norm_eps;
+
+  // Where each row stands in its sequence, and which rows take no part in the last layer's second
+  // half (the prompt's).
+  std::vector<idx> position(rows.size());
+  std::vector<bool> is_prefix(rows.size());
+  for (const GradRun<T>& run : runs) {
+    const idx offset = run.prefix != nullptr ? run.prefix->length() : 0;
+    for (idx r = 0; r < run.segment->length(); ++r) {
+      position[static_cast<std::size_t>(run.first_row + r)] = offset + r;
+      is_prefix[static_cast<std::size_t>(run.first_row + r)] = run.is_prefix;
+    }
+  }
+
+  h_.Reserve(m * ld_d_);
+  act_.Reserve(m * ld_f_);
+  attn_.Reserve(m * ld_q_);
+  dy_.Reserve(m * ld_d_);
+  dact_.Reserve(m * ld_f_);
+  dgate_up_.Reserve(m * ld_gu_);
+  dattn_.Reserve(m * ld_q_);
+  dqkv_.Reserve(m * ld_qkv_);
+  dh_.Reserve(m * ld_d_);
+  dq_.Reserve(m * ld_q_);
+  dk_.Reserve(m * ld_kv_);
+  dv_.Reserve(m * ld_kv_);
+  rstd_.Reserve(m);
+  std::vector<const T*> norm_input(rows.size());
+
+  const auto gemm = [&](const T* a, idx lda, const PackedMatrix<T>& b, float* c, T* out, idx ldo) {
+    GemmArgs<T> args;
+    args.a = a;
+    args.lda = lda;
+    args.m = m;
+    args.output = c != nullptr ? GemmOutput::kStoreF32 : GemmOutput::kStore;
+    args.c = c;
+    args.out = out;
+    args.ldc = args.ldo = ldo;
+    Gemm(args, b);
+  };
+  const auto norm_grad = [&](const float* gamma, float* dgamma) {
+    ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
+      for (idx r = begin; r < end; ++r) {
+        const T* x = norm_input[static_cast<std::size_t>(r)];
+        if (x == nullptr) continue;
+        kernels.rms_norm_grad(dresidual + r * ld_d_, dh_.data() + r * ld_d_, x, gamma, d, eps,
+                              rstd_.data() + r);
+      }
+    });
+    ParallelChunks(RoundUp(d, 16), 32, [&](idx j0, idx j1) {
+      kernels.rms_norm_dgamma(dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(), m, j0, j1);
+    });
+  };
+
+  for (idx l = config().num_layers - 1; l >= 0; --l) {
+    const auto& layer = weights_.layer(l);
+    const LayerOffsets& offsets = layout.layers[static_cast<std::size_t>(l)];
+    const bool last = l + 1 == config().num_layers;
+    const auto record_of = [&](idx r) -> const std::byte* {
+      const GradRow<T>& row = rows[static_cast<std::size_t>(r)];
+      return row.segment == nullptr ? nullptr : row.segment->Record(row.row, l);
+    };
+    // Rows of the second half: attention output, o, MLP.
+    const auto upper_record = [&](idx r) -> const std::byte* {
+      return last && is_prefix[static_cast<std::size_t>(r)] ? nullptr : record_of(r);
+    };
+    const auto for_rows = [&](const auto& body) {
+      ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
+        for (idx r = begin; r < end; ++r) body(r);
+      });
+    };
+
+    // x_out = mid + W_down swiglu(W_gate_up rms_norm(mid))
+    for_rows([&](idx r) {
+      kernels.round(dy_.data() + r * ld_d_, dresidual + r * ld_d_, ld_d_);
+      const std::byte* record = upper_record(r);
+      norm_input[static_cast<std::size_t>(r)] = nullptr;
+      if (record == nullptr) {
+        std::fill_n(act_.data() + r * ld_f_, ld_f_, T{});
+        std::fill_n(h_.data() + r * ld_d_, ld_d_, T{});
+        return;
+      }
+      kernels.swiglu(act_.data() + r * ld_f_, TensorAt<T>(record, at.gate_up), f, f);
+      const T* mid = TensorAt<T>(record, at.mid);
+      kernels.rms_norm(h_.data() + r * ld_d_, mid, layer.mlp_norm.data(), d, eps);
+      norm_input[static_cast<std::size_t>(r)] = mid;
+    });
+    WeightGrad(grad + offsets.down, f, dy_.data(), ld_d_, d, act_.data(), ld_f_, f, m, weight_grad_);
+    gemm(dy_.data(), ld_d_, layer.down_t, nullptr, dact_.data(), ld_f_);
+    for_rows([&](idx r) {
+      T* dgu = dgate_up_.data() + r * ld_gu_;
+      const std::byte* record = upper_record(r);
+      if (record == nullptr) {
+        std::fill_n(dgu, ld_gu_, T{});
+        return;
+      }
+      kernels.swiglu_grad(dgu, dact_.data() + r * ld_f_, TensorAt<T>(record, at.gate_up), f, f);
+    });
+    WeightGrad(grad + offsets.gate_up, d, dgate_up_.data(), ld_gu_, 2 * f, h_.data(), ld_d_, d, m,
+               weight_grad_);
+    gemm(dgate_up_.data(), ld_gu_, layer.gate_up_t, dh_.data(), nullptr, ld_d_);
+    norm_grad(layer.mlp_norm.data(), grad + offsets.mlp_norm);
+
+    // mid = x + W_o attention(rope(W_qkv rms_norm(x)))
+    for_rows([&](idx r) {
+      kernels.round(dy_.data() + r * ld_d_, dresidual + r * ld_d_, ld_d_);
+      const std::byte* upper = upper_record(r);
+      T* attn = attn_.data() + r * ld_q_;
+      if (upper == nullptr) {
+        std::fill_n(attn, ld_q_, T{});
+      } else {
+        std::memcpy(attn, upper + at.attention, static_cast<std::size_t>(ld_q_) * sizeof(T));
+      }
+      std::fill_n(dq_.data() + r * ld_q_, ld_q_, 0.0f);
+      std::fill_n(dk_.data() + r * ld_kv_, ld_kv_, 0.0f);
+      std::fill_n(dv_.data() + r * ld_kv_, ld_kv_, 0.0f);
+      const std::byte* record = record_of(r);
+      norm_input[static_cast<std::size_t>(r)] = nullptr;
+      if (record == nullptr) {
+        std::fill_n(h_.data() + r * ld_d_, ld_d_, T{});
+        return;
+      }
+      const T* x = TensorAt<T>(record, at.residual);
+      kernels.rms_norm(h_.data() + r * ld_d_, x, layer.attn_norm.data(), d, eps);
+      norm_input[static_cast<std::size_t>(r)] = x;
+    });
+    WeightGrad(grad + offsets.o, q_size, dy_.data(), ld_d_, d, attn_.data(), ld_q_, q_size, m,
+               weight_grad_);
+    gemm(dy_.data(), ld_d_, layer.o_t, nullptr, dattn_.data(), ld_q_);
+    AttentionBackward(runs, l, last);
+    for_rows([&](idx r) {
+      const idx rope = position[static_cast<std::size_t>(r)] * ld_half_;
+      kernels.qkv_rope_grad(dqkv_.data() + r * ld_qkv_, dq_.data() + r * ld_q_,
+                            dk_.data() + r * ld_kv_, dv_.data() + r * ld_kv_, cos_.data() + rope,
+                            sin_.data() + rope, shape_);
+    });
+    if (offsets.qkv_bias >= 0) {
+      float* dbias = grad + offsets.qkv_bias;
+      ParallelChunks(qkv_size, 64, [&](idx j0, idx j1) {
+        for (idx r = 0; r < m; ++r) {
+          for (idx j = j0; j < j1; ++j) dbias[j] += ToF32(dqkv_[r * ld_qkv_ + j]);
+        }
+      });
+    }
+    WeightGrad(grad + offsets.qkv, d, dqkv_.data(), ld_qkv_, qkv_size, h_.data(), ld_d_, d, m,
+               weight_grad_);
+    gemm(dqkv_.data(), ld_qkv_, layer.qkv_t, dh_.data(), nullptr, ld_d_);
+    norm_grad(layer.attn_norm.data(), grad + offsets.attn_norm);
+  }
+}
+
+#define OPO_INSTANTIATE(T)                                                                       \
+  template idx Transformer<T>::backward_row_bytes() const;                                       \
+  template void Transformer<T>::LogitsGrad(float*, float*, const T*, const T*, idx);             \
+  template void Transformer<T>::FinalNorm(T*, std::span<const GradRow<T>>);                      \
+  template void Transformer<T>::FinalNormGrad(float*, float*, const float*,                      \
+                                              std::span<const GradRow<T>>);                      \
+  template void Transformer<T>::Backward(float*, std::span<const GradRow<T>>,                    \
+                                         std::span<const GradRun<T>>, const SlabLayout&, float*);
+OPO_INSTANTIATE(float)
+OPO_INSTANTIATE(bf16)
+#undef OPO_INSTANTIATE
+
+}  // namespace opo

@@ -1,0 +1,35 @@
+// The kinds of reward behind the table in reward.cpp, and what they share.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "reward/reward.h"
+
+namespace opo {
+
+// `where` names the term in messages: "reward.0".
+std::unique_ptr<Reward> MakeNumberReward(const RewardConfig& config, const std::string& where);
+std::unique_ptr<Reward> MakeExactReward(const RewardConfig& config, const std::string& where);
+std::unique_ptr<Reward> MakeRegexReward(const RewardConfig& config, const std::string& where);
+std::unique_ptr<Reward> MakeFormatReward(const RewardConfig& config, const std::string& where);
+
+// The last decimal number of a text in its normal form: no plus sign, no thousands separators, no
+// needless zeros, no "-0"; so equal numbers are equal strings, whatever their size. A comma groups
+// only as in 1,234,567; exponents and fractions are no part of a number. Linear in the text.
+std::optional<std::string> LastNumber(std::string_view text);
+
+// Without ASCII white space at both ends.
+std::string_view Trim(std::string_view text);
+
+// `text` for a note: quoted and shortened, never cut inside a UTF-8 character.
+std::string Excerpt(std::string_view text);
+
+inline RewardResult Scored(bool right, std::string note) {
+  return {Verdict::kScored, right ? 1.0 : 0.0, std::move(note)};
+}
+inline RewardResult NoGoldAnswer() { return {Verdict::kSkipped, 0, "the problem has no answer"}; }
+
+}  // namespace opo

@@ -1,0 +1,81 @@
+// The answers of a policy, and how they are sampled.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/transformer.h"
+#include "reward/reward.h"
+#include "text/tokenizer.h"
+
+namespace opo {
+
+// One completion. Tokens are the truth: the text is decoded from them once and never tokenised again.
+struct Rollout {
+  std::vector<TokenId> tokens;  // an ending EOS is one of them
+  std::vector<float> logprobs;  // of each token, under softmax(logits / T)
+  std::vector<float> entropies;
+  std::vector<float> sum_sqs;   // sum over the vocabulary of p^2
+  FinishReason finish = FinishReason::kLength;
+  std::string text;  // special tokens left out; cut before a stop string
+
+  RewardResult reward;
+  double advantage = 0;
+  idx length() const { return static_cast<idx>(tokens.size()); }
+};
+
+// One prompt and its samples.
+struct RolloutGroup {
+  idx problem = 0;              // index of the problem in its data set
+  std::uint64_t key = 0;        // the prompt's part of the random numbers' key
+  std::vector<TokenId> prompt;  // at least one token
+  std::vector<Rollout> rollouts;
+};
+
+struct SamplingConfig {
+  double temperature = 1.0;  // 0: the most likely token (log-probs are then those of T = 1)
+  idx top_k = 0;             // 0: off
+  double top_p = 1.0;
+  double min_p = 0.0;
+  idx max_new_tokens = 32;
+  idx slots = 0;             // samples decoded at once; 0: kDefaultSlots
+  bool ignore_eos = false;   // benchmarks: every sample runs to max_new_tokens
+  std::uint64_t seed = 1;
+  std::uint64_t step = 0;
+  std::vector<std::string> stop;
+
+  float inv_temperature() const {
+    return temperature > 0 ? static_cast<float>(1.0 / temperature) : 1.0f;
+  }
+};
+
+inline constexpr idx kDefaultSlots = 256;
+
+// Called for each token as it is sampled (streaming, progress): group, sample, token.
+using TokenCallback = std::function<void(idx group, idx sample, TokenId token)>;
+
+// Fills `groups[i].rollouts` (their number says how many samples a prompt gets) by continuous
+// batching: prompts are prefilled once and shared by their samples, and a finished sample's slot goes
+// to the next one in order. A completion depends on its prompt, key, sample number and the config's
+// seed and step, and on nothing else in the batch. Throws Error(kInput) for an empty prompt or one
+// that leaves no room before `max_position`.
+template <class T>
+void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
+              const SamplingConfig& config, const TokenCallback& on_token = {});
+
+// Fills log-probs, entropies and sums of squares of tokens that are there already, at the given
+// temperature: what Generate would have recorded, had it sampled them (bit for bit).
+template <class T>
+void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temperature);
+
+// The prompt's key: a hash of the row's id, or of its token ids where it has none, plus its
+// occurrence number in the batch.
+std::uint64_t PromptKey(std::string_view id, std::span<const TokenId> tokens, idx occurrence);
+
+// XXH3-128 over tokens and log-prob bits of all rollouts in order.
+std::string RolloutDigest(std::span<const RolloutGroup> groups);
+
+}  // namespace opo

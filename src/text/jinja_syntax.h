@@ -1,0 +1,89 @@
+// Templates as trees: what the parser makes and the interpreter walks.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "text/jinja_value.h"
+
+namespace opo::jinja {
+
+struct Expr;
+using ExprPtr = std::unique_ptr<Expr>;
+
+enum class ExprKind {
+  kConstant,     // value
+  kName,         // name
+  kList,         // args
+  kTuple,        // args
+  kDict,         // args: key, value, key, value ...
+  kAttribute,    // args[0].name
+  kItem,         // args[0][args[1]]
+  kSlice,        // args[0][args[1]:args[2]:args[3]], each of the three may be null
+  kCall,         // args[0](args[1...], named)
+  kFilter,       // args[0] | name(args[1...], named); args[0] is null in a filter block
+  kTest,         // args[0] is name(args[1...], named)
+  kNot,          // args[0]
+  kNegative,     // args[0]
+  kPositive,     // args[0]
+  kBinary,       // args[0] name args[1], an arithmetic operator
+  kCompare,      // args[0] ops[0] args[1] ops[1] args[2] ...
+  kAnd,          // args
+  kOr,           // args
+  kConditional,  // args[1] if args[0] else args[2] (may be null)
+};
+
+struct Expr {
+  ExprKind kind = ExprKind::kConstant;
+  int line = 1;
+  int depth = 1;  // of the tree from here; bounded, so walking and freeing it cannot overflow
+  std::string name;
+  Value value;
+  std::vector<ExprPtr> args;
+  std::vector<std::pair<std::string, ExprPtr>> named;
+  std::vector<std::string> ops;
+};
+
+struct Stmt;
+using Body = std::vector<std::unique_ptr<Stmt>>;
+
+enum class StmtKind {
+  kText,      // text
+  kOutput,    // expr
+  kIf,        // branches, body: the else part
+  kFor,       // targets, expr, filter, body, otherwise
+  kSet,       // targets (or targets[0].attribute), expr
+  kSetBlock,  // targets[0] (.attribute), body
+  kMacro,     // text: its name, targets: parameters, defaults, body
+  kFilter,    // expr: a kFilter, body
+  kWith,      // targets, defaults: their values, body
+  kBlock,     // body
+  kBreak,
+  kContinue,
+};
+
+struct Stmt {
+  StmtKind kind = StmtKind::kText;
+  int line = 1;
+  std::string text;
+  std::string attribute;
+  std::vector<std::string> targets;
+  ExprPtr expr;
+  ExprPtr filter;
+  std::vector<ExprPtr> defaults;  // null where a parameter has none
+  std::vector<std::pair<ExprPtr, Body>> branches;
+  Body body;
+  Body otherwise;
+};
+
+// Throws Error(kInput) naming template, line and construct.
+Body Parse(const std::string& source, const std::string& name);
+
+// Runs a template with `variables` as its names. Throws Error(kInput) naming line and reason.
+std::string Run(const Body& body, const std::vector<std::pair<std::string, Value>>& variables,
+                Meter& meter);
+
+}  // namespace opo::jinja

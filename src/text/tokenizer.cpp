@@ -1,0 +1,297 @@
+#include "text/tokenizer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "base/error.h"
+#include "text/nfc.h"
+#include "text/tokenizer_parts.h"
+#include "text/utf8.h"
+
+namespace opo {
+namespace {
+
+// What ends a turn in the families we load; a model's files often declare only one of its own.
+constexpr std::string_view kTurnEnds[] = {
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>",
+};
+
+// Alphabet character -> byte, and back.
+struct ByteAlphabet {
+  ByteAlphabet() {
+    // Printable characters of Latin-1 stand for themselves, the rest follow from U+0100 on.
+    std::uint32_t next = 0x100;
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+      const bool printable =
+          (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xFF && byte != 0xAD);
+      characters[byte] = printable ? byte : next++;
+      byte_of[characters[byte]] = static_cast<std::int16_t>(byte);
+    }
+  }
+  std::array<std::uint32_t, 256> characters{};
+  std::array<std::int16_t, 0x144> byte_of = [] {
+    std::array<std::int16_t, 0x144> none{};
+    none.fill(-1);
+    return none;
+  }();
+};
+
+const ByteAlphabet& Alphabet() {
+  static const ByteAlphabet alphabet;
+  return alphabet;
+}
+
+}  // namespace
+
+std::string ByteText(std::uint8_t byte) {
+  std::string out;
+  AppendUtf8(Alphabet().characters[byte], out);
+  return out;
+}
+
+bool BytesOfText(std::string_view text, std::string& bytes) {
+  bytes.clear();
+  for (std::size_t pos = 0; pos < text.size();) {
+    const Utf8Step step = NextUtf8(text, pos);
+    if (step.kind != Utf8Kind::kCharacter || step.code >= Alphabet().byte_of.size()) return false;
+    const std::int16_t byte = Alphabet().byte_of[step.code];
+    if (byte < 0) return false;
+    bytes.push_back(static_cast<char>(byte));
+    pos += step.size;
+  }
+  return true;
+}
+
+Tokenizer::Impl::Impl(TokenizerParts from) : parts(std::move(from)), splitter(parts.pre) {
+  const auto num_tokens = static_cast<TokenId>(parts.tokens.size());
+  std::unordered_map<std::string_view, TokenId> by_text;
+  by_text.reserve(parts.tokens.size());
+  bytes.resize(parts.tokens.size());
+  byte_ids.fill(-1);
+  for (TokenId id = 0; id < num_tokens; ++id) {
+    const TokenEntry& token = parts.tokens[static_cast<std::size_t>(id)];
+    std::string& raw = bytes[static_cast<std::size_t>(id)];
+    raw = token.text;
+    if (token.kind == TokenKind::kNone) continue;
+    if (token.text.empty()) {
+      Fail(ErrorCode::kInput, "{}: token {} is empty; the file is damaged, fetch it again",
+           parts.source, id);
+    }
+    if (!by_text.emplace(token.text, id).second) {
+      Fail(ErrorCode::kInput, "{}: tokens {} and {} are both \"{}\"; the file is damaged",
+           parts.source, by_text[token.text], id, token.text);
+    }
+    if (token.kind == TokenKind::kSpecial || token.kind == TokenKind::kAdded) {
+      markup_by_first[static_cast<unsigned char>(raw[0])].push_back(id);
+    } else if (token.kind == TokenKind::kOrdinary) {
+      // A text outside the alphabet stands for itself, as transformers decodes it.
+      if (std::string decoded; BytesOfText(token.text, decoded)) raw = decoded;
+      if (raw.size() == 1) byte_ids[static_cast<unsigned char>(raw[0])] = id;
+      if (parts.whole_words) words.emplace(raw, id);
+    }
+  }
+  for (std::vector<TokenId>& markup : markup_by_first) {
+    std::stable_sort(markup.begin(), markup.end(), [this](TokenId a, TokenId b) {
+      return bytes[static_cast<std::size_t>(a)].size() > bytes[static_cast<std::size_t>(b)].size();
+    });
+  }
+
+  merges.Reserve(parts.merges.size());
+  for (std::size_t rank = 0; rank < parts.merges.size(); ++rank) {
+    const std::string_view merge = parts.merges[rank];
+    const std::size_t space = merge.find(' ');
+    if (space == std::string_view::npos || merge.find(' ', space + 1) != std::string_view::npos) {
+      Fail(ErrorCode::kInput, "{}: merge {} is \"{}\", not two tokens with a space between them",
+           parts.source, rank, merge);
+    }
+    const std::string joined = std::string(merge.substr(0, space)).append(merge.substr(space + 1));
+    const auto id_of = [&](std::string_view text) {
+      const auto found = by_text.find(text);
+      if (found == by_text.end()) {
+        Fail(ErrorCode::kInput,
+             "{}: merge {} (\"{}\") needs the token \"{}\", which is not in the "
+             "vocabulary; vocabulary and merges are not of the same tokenizer",
+             parts.source, rank, merge, text);
+      }
+      return found->second;
+    };
+    merges.Add(id_of(merge.substr(0, space)), id_of(merge.substr(space + 1)),
+               static_cast<std::int32_t>(rank), id_of(joined));
+  }
+
+  const auto check_id = [&](TokenId id, const char* what) {
+    if (id < -1 || id >= num_tokens) {
+      Fail(ErrorCode::kInput, "{}: the {} token is {}, the vocabulary has {} tokens", parts.source,
+           what, id, num_tokens);
+    }
+  };
+  check_id(parts.bos, "bos");
+  check_id(parts.pad, "padding");
+  for (const TokenId id : parts.eos) check_id(id, "eos");
+  for (const std::string_view name : kTurnEnds) {
+    const auto found = by_text.find(name);
+    if (found == by_text.end()) continue;
+    const TokenId id = found->second;
+    if (parts.tokens[static_cast<std::size_t>(id)].kind != TokenKind::kSpecial) continue;
+    if (std::find(parts.eos.begin(), parts.eos.end(), id) == parts.eos.end()) {
+      parts.eos.push_back(id);
+    }
+  }
+
+  std::vector<TokenId> pieces;
+  for (const char byte : kReplacementCharacter) {
+    const TokenId id = byte_ids[static_cast<unsigned char>(byte)];
+    if (id >= 0) pieces.push_back(id);
+  }
+  if (pieces.size() == kReplacementCharacter.size()) MergePieces(merges, pieces, replacement);
+}
+
+void Tokenizer::Impl::EncodeOrdinary(std::string_view text, std::vector<TokenId>& ids) const {
+  if (text.empty()) return;
+  std::string normalized;
+  if (parts.nfc && !IsPlainNfc(text)) {
+    normalized = ToNfc(text);
+    text = normalized;
+  }
+  std::vector<TokenId> pieces;
+  splitter.Split(text, [&](std::string_view piece) {
+    if (parts.whole_words) {
+      const auto found = words.find(std::string(piece));
+      if (found != words.end()) {
+        ids.push_back(found->second);
+        return;
+      }
+    }
+    pieces.clear();
+    for (const char c : piece) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (byte_ids[byte] >= 0) {
+        pieces.push_back(byte_ids[byte]);
+        continue;
+      }
+      // A vocabulary may lack bytes that its training text did not have. Nothing is dropped in
+      // silence: U+FFFD stands for them, or the text is refused.
+      if (replacement.empty()) {
+        Fail(ErrorCode::kInput,
+             "{}: the vocabulary has no token for byte 0x{:02x}; take it out of "
+             "the text",
+             parts.source, byte);
+      }
+      MergePieces(merges, pieces, ids);
+      pieces.clear();
+      ids.insert(ids.end(), replacement.begin(), replacement.end());
+    }
+    MergePieces(merges, pieces, ids);
+  });
+}
+
+TokenId Tokenizer::Impl::MarkupAt(std::string_view text, std::size_t pos,
+                                  bool parse_special) const {
+  for (const TokenId id : markup_by_first[static_cast<unsigned char>(text[pos])]) {
+    const auto i = static_cast<std::size_t>(id);
+    if (!parse_special && parts.tokens[i].kind != TokenKind::kAdded) continue;
+    if (text.substr(pos, bytes[i].size()) == bytes[i]) return id;
+  }
+  return -1;
+}
+
+Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+Tokenizer::~Tokenizer() = default;
+
+Tokenizer Tokenizer::Load(const std::string& model_path) {
+  std::error_code ignored;
+  return Tokenizer(std::make_unique<Impl>(std::filesystem::is_directory(model_path, ignored)
+                                              ? ReadTokenizerFolder(model_path)
+                                              : ReadGgufTokenizer(model_path)));
+}
+
+Tokenizer Tokenizer::Bytes() {
+  TokenizerParts parts;
+  parts.source = "byte tokenizer";
+  for (int byte = 0; byte < 256; ++byte) {
+    parts.tokens.push_back({ByteText(static_cast<std::uint8_t>(byte)), TokenKind::kOrdinary});
+  }
+  for (const char* special : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}) {
+    parts.tokens.push_back({special, TokenKind::kSpecial});
+  }
+  parts.pad = 256;
+  parts.eos = {258, 256};
+  parts.chat_template = "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}";
+  return Tokenizer(std::make_unique<Impl>(std::move(parts)));
+}
+
+std::vector<TokenId> Tokenizer::Encode(std::string_view text, bool parse_special) const {
+  std::vector<TokenId> ids;
+  std::size_t start = 0;
+  for (std::size_t pos = 0; pos < text.size();) {
+    const TokenId markup = impl_->MarkupAt(text, pos, parse_special);
+    if (markup < 0) {
+      ++pos;
+      continue;
+    }
+    impl_->EncodeOrdinary(text.substr(start, pos - start), ids);
+    ids.push_back(markup);
+    pos += impl_->bytes[static_cast<std::size_t>(markup)].size();
+    start = pos;
+  }
+  impl_->EncodeOrdinary(text.substr(start), ids);
+  return ids;
+}
+
+std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special) const {
+  std::string text;
+  for (const TokenId id : ids) text += TokenBytes(id, skip_special);
+  return text;
+}
+
+std::string Tokenizer::TokenBytes(TokenId id, bool skip_special) const {
+  if (id < 0 || id >= vocab_size()) return "";
+  const TokenKind kind = impl_->parts.tokens[static_cast<std::size_t>(id)].kind;
+  const bool text = kind == TokenKind::kOrdinary || kind == TokenKind::kAdded;
+  return text || !skip_special ? impl_->bytes[static_cast<std::size_t>(id)] : "";
+}
+
+idx Tokenizer::vocab_size() const { return static_cast<idx>(impl_->parts.tokens.size()); }
+TokenId Tokenizer::bos_id() const { return impl_->parts.bos; }
+TokenId Tokenizer::pad_id() const { return impl_->parts.pad; }
+const std::vector<TokenId>& Tokenizer::eos_ids() const { return impl_->parts.eos; }
+const std::string& Tokenizer::chat_template() const { return impl_->parts.chat_template; }
+
+std::string Tokenizer::SpecialText(TokenId id) const {
+  if (id < 0 || id >= vocab_size()) return "";
+  const TokenEntry& token = impl_->parts.tokens[static_cast<std::size_t>(id)];
+  return token.kind == TokenKind::kSpecial ? token.text : "";
+}
+
+void Tokenizer::Save(const std::string& folder) const {
+  WriteTokenizerFolder(impl_->parts, folder);
+}
+
+std::string StreamDecoder::Push(TokenId id) {
+  held_ += tokenizer_.TokenBytes(id);
+  std::string out;
+  std::size_t pos = 0;
+  while (pos < held_.size()) {
+    const Utf8Step step = NextUtf8(held_, pos);
+    if (step.kind == Utf8Kind::kUnfinished) break;
+    if (step.kind == Utf8Kind::kCharacter) {
+      out.append(held_, pos, step.size);
+    } else {
+      out += kReplacementCharacter;
+    }
+    pos += step.size;
+  }
+  held_.erase(0, pos);
+  return out;
+}
+
+std::string StreamDecoder::Flush() {
+  if (held_.empty()) return "";
+  held_.clear();
+  return std::string(kReplacementCharacter);
+}
+
+}  // namespace opo

@@ -1,0 +1,75 @@
+// What a tokenizer is made of, as its files say it: what the loaders fill in, what Save writes.
+// Internal to the tokenizer.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "text/byte_pairs.h"
+#include "text/pretokenize.h"
+#include "text/tokenizer.h"
+
+namespace opo {
+
+enum class TokenKind : std::uint8_t {
+  kNone,      // a hole between the ids
+  kOrdinary,  // found by merging
+  kSpecial,   // markup; matched only where asked for, skipped in decoded text
+  kAdded,     // matched whole in every text, part of decoded text
+  kUnused,    // a placeholder: never encoded, decoded like a special token
+};
+
+struct TokenEntry {
+  std::string text;  // as in the file: of ordinary tokens in the byte alphabet
+  TokenKind kind = TokenKind::kNone;
+};
+
+struct TokenizerParts {
+  std::string source;  // the file, for messages
+  std::vector<TokenEntry> tokens;
+  std::vector<std::string> merges;  // "left right"
+  PreTokenizer pre = PreTokenizer::kGpt2;
+  bool whole_words = false;  // a piece that is a token is taken whole, before any merging
+  bool nfc = false;
+  TokenId bos = -1;
+  TokenId pad = -1;
+  std::vector<TokenId> eos;  // as declared; names known to end a turn are added
+  std::string chat_template;
+};
+
+// GPT-2's byte alphabet: the character that stands for a byte in vocabulary files.
+std::string ByteText(std::uint8_t byte);
+// Of a whole token; false where a character is not of the alphabet.
+bool BytesOfText(std::string_view text, std::string& bytes);
+
+TokenizerParts ReadGgufTokenizer(const std::string& path);
+TokenizerParts ReadTokenizerFolder(const std::string& folder);
+void WriteTokenizerFolder(const TokenizerParts& parts, const std::string& folder);
+
+// The tokens of `path`: fails naming path and field unless 0 <= id < kMaxTokens.
+inline constexpr std::int64_t kMaxTokens = 1 << 22;
+
+struct Tokenizer::Impl {
+  // Throws Error(kInput) naming parts.source where the parts contradict each other.
+  explicit Impl(TokenizerParts from);
+
+  void EncodeOrdinary(std::string_view text, std::vector<TokenId>& ids) const;
+  // The longest special (if asked for) or added token that starts at `pos`; -1 where none does.
+  TokenId MarkupAt(std::string_view text, std::size_t pos, bool parse_special) const;
+
+  TokenizerParts parts;
+  std::vector<std::string> bytes;  // by id
+  MergeTable merges;
+  PieceSplitter splitter;
+  std::array<TokenId, 256> byte_ids{};                    // -1 where a byte has no token
+  std::array<std::vector<TokenId>, 256> markup_by_first;  // by first byte, longest first
+  std::unordered_map<std::string, TokenId> words;         // filled for whole_words only
+  std::vector<TokenId> replacement;                       // of a byte that has no token
+};
+
+}  // namespace opo

@@ -1,0 +1,317 @@
+#include "train/config.h"
+
+#include <filesystem>
+
+#include "algo/algorithm.h"
+#include "base/error.h"
+#include "base/fields.h"
+#include "base/file.h"
+
+namespace opo {
+namespace {
+
+// Sizes beyond these are typing errors, and sums of them must not overflow.
+constexpr double kMaxCount = 1e9;
+constexpr double kMaxSize = 1 << 20;
+
+std::vector<std::string> Names(std::span<const std::string_view> names) {
+  return {names.begin(), names.end()};
+}
+
+std::vector<std::string> AlgorithmNames() {
+  std::vector<std::string> names;
+  for (const Algorithm& algorithm : Algorithms()) names.emplace_back(algorithm.name);
+  return names;
+}
+
+// Makes `path` absolute where it exists beside the config file or from the working directory.
+void ResolvePath(std::string& path, const std::filesystem::path& folder) {
+  if (path.empty()) return;
+  std::error_code ignored;  // a path that cannot be looked at is reported by whoever opens it
+  for (const auto& base : {folder, std::filesystem::path()}) {
+    const std::filesystem::path candidate = base / path;
+    if (!std::filesystem::exists(candidate, ignored)) continue;
+    path = std::filesystem::absolute(candidate, ignored).lexically_normal().string();
+    return;
+  }
+}
+
+void ResolvePaths(TrainConfig& config, const std::filesystem::path& folder) {
+  ResolvePath(config.model.path, folder);
+  if (config.data.train != "arithmetic") ResolvePath(config.data.train, folder);
+  if (config.data.eval != "arithmetic") ResolvePath(config.data.eval, folder);
+}
+
+}  // namespace
+
+void VisitFields(Fields& f, ModelInitConfig& c) {
+  f.Field("architecture", c.architecture, "the kind of model", OneOf({"llama", "qwen2", "qwen3"}));
+  f.Field("hidden_size", c.hidden_size, "width of the residual stream", Range(1, kMaxSize));
+  f.Field("intermediate_size", c.intermediate_size, "width of the MLP", Range(1, kMaxSize));
+  f.Field("num_layers", c.num_layers, "layers", Range(1, 1024));
+  f.Field("num_heads", c.num_heads, "query heads", Range(1, 1024));
+  f.Field("num_kv_heads", c.num_kv_heads, "key and value heads; divides num_heads", Range(1, 1024));
+  f.Field("head_dim", c.head_dim, "width of a head; even", Range(2, 1024));
+  f.Field("max_position", c.max_position, "longest sequence, prompt and answer",
+          Range(1, kMaxSize));
+  f.Field("rope_theta", c.rope_theta, "base of the rotary embedding", Above(0));
+  f.Field("tied", c.tied, "the output head is the embedding");
+  f.Field("seed", c.seed, "seed of the weights");
+  f.Field("std", c.std, "standard deviation of the weights", Range(0, 10));
+}
+
+void VisitFields(Fields& f, ModelSettings& c) {
+  f.Field("path", c.path,
+          "GGUF file or Hugging Face folder, relative to this file; empty: a fresh [model.init]");
+  f.Field("dtype", c.dtype, "type of the weights in the products", OneOf({"bf16", "f32"}));
+  f.Section("init", c.init, "A fresh tiny byte-level model, used when model.path is empty");
+}
+
+void VisitFields(Fields& f, DataConfig& c) {
+  f.Field("train", c.train, "prompts: arithmetic, or a JSONL file relative to this one");
+  f.Field("eval", c.eval,
+          "JSONL file or arithmetic; empty: the held-out fifth if train is arithmetic, else none");
+  f.Field("system", c.system, "system message put before every prompt; empty: none");
+  f.Field("prompt_limit", c.prompt_limit, "longest prompt in tokens; a longer one is an error",
+          Range(1, kMaxSize));
+}
+
+void VisitFields(Fields& f, RolloutSettings& c) {
+  f.Field("prompts", c.prompts, "prompts a step", Range(1, kMaxSize));
+  f.Field("samples", c.samples, "answers a prompt", Range(1, kMaxSize));
+  f.Field("max_new_tokens", c.max_new_tokens, "longest answer in tokens", Range(1, kMaxSize));
+  f.Field("temperature", c.temperature, "divides the logits; part of the policy that is trained",
+          Range(0.01, 100));
+  FieldCheck top_p = Range(0, 1);
+  top_p.above_low = true;
+  f.Field("top_p", c.top_p, "sample from the smallest set with this probability; 1: off", top_p);
+  f.Field("top_k", c.top_k, "sample from the k likeliest tokens; 0: off", Range(0, kMaxCount));
+  f.Field("min_p", c.min_p, "drop tokens below this part of the likeliest's probability; 0: off",
+          Range(0, 1));
+  f.Field("stop", c.stop, "texts that end an answer");
+  f.Field("slots", c.slots, "answers decoded at the same time; 0: all of a step",
+          Range(0, kMaxCount));
+}
+
+void VisitFields(Fields& f, RewardConfig& c) {
+  f.Field("kind", c.kind, "how answers are scored", OneOf(RewardKinds()));
+  f.Field("pattern", c.pattern, "regular expression (PCRE2) of the kinds regex and format");
+  f.Field("weight", c.weight, "factor in the sum");
+}
+
+void VisitFields(Fields& f, AlgorithmConfig& c) {
+  std::vector<std::string> modes = Names(AggregationModes());
+  modes.insert(modes.begin(), "");
+  f.Field("name", c.name, "how rewards become advantages", OneOf(AlgorithmNames()));
+  f.Field("loss_agg", c.loss_agg, "how token losses become one; empty: the algorithm's own",
+          OneOf(std::move(modes)));
+  f.Field("norm", c.norm, "constant of seq-mean-token-sum-norm; 0: rollout.max_new_tokens",
+          Range(0, kMaxCount));
+  f.Field("clip_low", c.clip_low, "the ratio is clipped at 1 - clip_low (not in exact mode)",
+          Range(0, 1));
+  f.Field("clip_high", c.clip_high, "the ratio is clipped at 1 + clip_high (not in exact mode)",
+          AtLeast(0));
+  f.Field("clip_dual", c.clip_dual, "bound of the loss where A < 0, times -A; 0 to 1: off",
+          AtLeast(0));
+  f.Field("exact", c.exact,
+          "exactly on policy: one step a batch, no truncated sampling, every log-prob checked");
+}
+
+void VisitFields(Fields& f, OptimizerConfig& c) {
+  FieldCheck beta = Range(0, 0.999999);
+  f.Field("steps", c.steps, "rollout batches in the run", Range(1, kMaxCount));
+  f.Field("seed", c.seed, "seed of the prompts' order and of the sampling");
+  f.Field("lr", c.lr, "peak learning rate", Range(0, 1));
+  f.Field("schedule", c.schedule, "the learning rate after the warm-up",
+          OneOf({"constant", "linear", "cosine"}));
+  f.Field("warmup_steps", c.warmup_steps, "steps of linear warm-up", Range(0, kMaxCount));
+  f.Field("min_lr_ratio", c.min_lr_ratio, "final learning rate, as a part of lr", Range(0, 1));
+  f.Field("beta1", c.beta1, "AdamW: decay of the mean", beta);
+  f.Field("beta2", c.beta2, "AdamW: decay of the squares", beta);
+  f.Field("eps", c.eps, "AdamW: added to the root", Above(0));
+  f.Field("weight_decay", c.weight_decay, "AdamW: decoupled decay of matrices", Range(0, 1));
+  f.Field("clip_norm", c.clip_norm, "largest norm of the gradient; 0: no clipping", AtLeast(0));
+  f.Field("mini_batch", c.mini_batch, "prompts an optimizer step; 0: rollout.prompts",
+          Range(0, kMaxSize));
+  f.Field("epochs", c.epochs, "passes over a rollout batch", Range(1, 1000));
+  f.Field("unit_tokens", c.unit_tokens, "tokens processed at a time; memory against speed",
+          Range(32, kMaxSize));
+  f.Field("shards", c.shards, "fixed parts of a batch that MPI ranks share; a power of two",
+          Range(1, 65536));
+}
+
+void VisitFields(Fields& f, EvalConfig& c) {
+  f.Field("every", c.every, "steps between evaluations; 0: only before and after",
+          Range(0, kMaxCount));
+  f.Field("prompts", c.prompts, "prompts of an evaluation; 0: all", Range(0, kMaxCount));
+  f.Field("samples", c.samples, "answers a prompt", Range(1, kMaxSize));
+  f.Field("temperature", c.temperature, "0: greedy", Range(0, 100));
+  f.Field("max_new_tokens", c.max_new_tokens, "longest answer; 0: rollout.max_new_tokens",
+          Range(0, kMaxSize));
+}
+
+void VisitFields(Fields& f, CheckpointConfig& c) {
+  f.Field("every", c.every, "steps between checkpoints; 0: only at the end", Range(0, kMaxCount));
+  f.Field("keep_last", c.keep_last, "newest checkpoints to keep", Range(1, kMaxCount));
+  f.Field("keep_best", c.keep_best, "keep the one with the best evaluation too");
+}
+
+void VisitFields(Fields& f, MonitorConfig& c) {
+  f.Field("kl_every", c.kl_every, "steps between measurements of KL to the start; 0: never",
+          Range(0, kMaxCount));
+  f.Field("samples_per_step", c.samples_per_step, "answers a step written to samples.jsonl",
+          Range(0, kMaxCount));
+  f.Field("tensorboard", c.tensorboard, "write TensorBoard events too");
+}
+
+void VisitFields(Fields& f, RunConfig& c) {
+  f.Field("dir", c.dir, "the run's folder; empty: runs/<name of this file>-<train.seed>");
+  f.Field("threads", c.threads, "threads; 0: all cores", Range(0, 4096));
+  f.Field("memory_mb", c.memory_mb, "memory to stay below, in MiB; 0: chosen from the machine",
+          Range(0, kMaxCount));
+  f.Field("isa", c.isa, "instruction set path; empty: the best of this machine");
+}
+
+void VisitFields(Fields& f, TrainConfig& c) {
+  f.Section("model", c.model, "The model");
+  f.Section("data", c.data, "The prompts");
+  f.Section("rollout", c.rollout, "Sampling");
+  f.List("reward", c.reward, "A term of the reward; write [[reward]] again for a sum");
+  f.Section("algorithm", c.algorithm, "The algorithm");
+  f.Section("train", c.train, "Steps and optimizer");
+  f.Section("eval", c.eval, "Evaluation");
+  f.Section("checkpoint", c.checkpoint, "Checkpoints");
+  f.Section("monitor", c.monitor, "What is measured and written");
+  f.Section("run", c.run, "Where and on what it runs");
+}
+
+TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides) {
+  TrainConfig config;
+  Fields fields = FieldsOf(config);
+  std::string name = "opo";
+  if (!path.empty()) {
+    std::string text;
+    try {
+      text = ReadFile(path);
+    } catch (const Error& error) {
+      Fail(ErrorCode::kUsage, "config {}", error.what());
+    }
+    fields.LoadToml(text, path);
+    ResolvePaths(config, std::filesystem::path(path).parent_path());
+    name = std::filesystem::path(path).stem().string();
+  }
+  for (const std::string& assignment : overrides) fields.Set(assignment);
+  ResolvePaths(config, "");
+  if (config.run.dir.empty()) config.run.dir = fmt::format("runs/{}-{}", name, config.train.seed);
+  try {
+    ValidateTrainConfig(config);
+  } catch (const Error& error) {
+    Fail(error.code(), "{}: {}", path.empty() ? "config" : path, error.what());
+  }
+  return config;
+}
+
+std::string PrintTrainConfig(const TrainConfig& config) {
+  TrainConfig copy = config;
+  return FieldsOf(copy).Print();
+}
+
+void ValidateTrainConfig(const TrainConfig& c) {
+  const auto usage = ErrorCode::kUsage;
+  if (c.model.path.empty()) {
+    const ModelInitConfig& init = c.model.init;
+    if (init.num_heads % init.num_kv_heads != 0) {
+      Fail(usage, "model.init.num_kv_heads = {}: must divide model.init.num_heads = {}",
+           init.num_kv_heads, init.num_heads);
+    }
+    if (init.head_dim % 2 != 0) {
+      Fail(usage, "model.init.head_dim = {}: must be even", init.head_dim);
+    }
+    if (c.rollout.max_new_tokens >= init.max_position) {
+      Fail(usage,
+           "rollout.max_new_tokens = {}: leaves no room for a prompt in "
+           "model.init.max_position = {}",
+           c.rollout.max_new_tokens, init.max_position);
+    }
+  }
+  for (const std::string& stop : c.rollout.stop) {
+    if (stop.empty()) Fail(usage, "rollout.stop: an empty text would end every answer; remove it");
+  }
+  if (c.train.mini_batch > c.rollout.prompts) {
+    Fail(usage, "train.mini_batch = {}: there are only rollout.prompts = {} a step",
+         c.train.mini_batch, c.rollout.prompts);
+  }
+  if (c.rollout.prompts % MiniBatchPrompts(c) != 0) {
+    Fail(usage, "train.mini_batch = {}: must divide rollout.prompts = {}", c.train.mini_batch,
+         c.rollout.prompts);
+  }
+  if (c.train.warmup_steps > c.train.steps) {
+    Fail(usage, "train.warmup_steps = {}: more than train.steps = {}", c.train.warmup_steps,
+         c.train.steps);
+  }
+  if ((c.train.shards & (c.train.shards - 1)) != 0) {
+    Fail(usage, "train.shards = {}: must be a power of two", c.train.shards);
+  }
+  if (c.algorithm.exact) {
+    constexpr const char* kCure = "or, to train off policy, set algorithm.exact = false";
+    if (MiniBatchPrompts(c) != c.rollout.prompts) {
+      Fail(usage,
+           "train.mini_batch = {}: algorithm.exact takes one optimizer step a batch; set "
+           "it to 0 {}",
+           c.train.mini_batch, kCure);
+    }
+    if (c.train.epochs > 1) {
+      Fail(usage,
+           "train.epochs = {}: algorithm.exact takes one optimizer step a batch; set it to "
+           "1 {}",
+           c.train.epochs, kCure);
+    }
+    const char* truncates = c.rollout.top_p < 1   ? "top_p"
+                            : c.rollout.top_k > 0 ? "top_k"
+                            : c.rollout.min_p > 0 ? "min_p"
+                                                  : nullptr;
+    if (truncates) {
+      Fail(usage,
+           "rollout.{}: truncated sampling draws from another policy than is trained, which "
+           "algorithm.exact refuses; remove it {}",
+           truncates, kCure);
+    }
+  }
+  if (c.rollout.samples == 1) {
+    const std::string& name = c.algorithm.name;
+    if (name == "rloo" || name == "opo" || name == "grpo" || name == "dr_grpo") {
+      Fail(usage,
+           "rollout.samples = 1: algorithm.name = \"{}\" compares the answers to one prompt "
+           "and needs at least 2; or take \"opo_batch\" or \"reinforce\"",
+           name);
+    }
+  }
+  if (LossAggregation(c) == "seq-mean-token-mean" && c.algorithm.name.starts_with("opo")) {
+    Fail(usage,
+         "algorithm.loss_agg = \"seq-mean-token-mean\": divides each answer by its length, "
+         "for which the length-weighted baseline of \"{}\" is the wrong one; take token-mean",
+         c.algorithm.name);
+  }
+  MakeReward(c.reward);
+}
+
+std::string LossAggregation(const TrainConfig& config) {
+  if (!config.algorithm.loss_agg.empty()) return config.algorithm.loss_agg;
+  return std::string(FindAlgorithm(config.algorithm.name).default_aggregation);
+}
+
+double LossNorm(const TrainConfig& config) {
+  return config.algorithm.norm > 0 ? config.algorithm.norm
+                                   : static_cast<double>(config.rollout.max_new_tokens);
+}
+
+idx MiniBatchPrompts(const TrainConfig& config) {
+  return config.train.mini_batch > 0 ? config.train.mini_batch : config.rollout.prompts;
+}
+
+idx EvalMaxNewTokens(const TrainConfig& config) {
+  return config.eval.max_new_tokens > 0 ? config.eval.max_new_tokens
+                                        : config.rollout.max_new_tokens;
+}
+
+}  // namespace opo

@@ -1,0 +1,142 @@
+// The settings of a training run: one TOML file, one struct a section, one list of keys
+// (config.cpp). A 0 or "" that stands for another key's value stays as it is in the struct and in
+// print; the functions at the end resolve it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+#include "reward/reward.h"
+
+namespace opo {
+
+struct ModelInitConfig {  // [model.init]: a fresh byte-level model, used when model.path is empty
+  std::string architecture = "llama";
+  idx hidden_size = 64;
+  idx intermediate_size = 192;
+  idx num_layers = 2;
+  idx num_heads = 4;
+  idx num_kv_heads = 2;
+  idx head_dim = 16;
+  idx max_position = 256;
+  double rope_theta = 10000.0;
+  bool tied = true;
+  std::uint64_t seed = 1;
+  double std = 0.02;
+};
+
+struct ModelSettings {  // [model]
+  std::string path;
+  std::string dtype = "bf16";
+  ModelInitConfig init;
+};
+
+struct DataConfig {  // [data]
+  std::string train = "arithmetic";
+  std::string eval;
+  std::string system;
+  idx prompt_limit = 1024;
+};
+
+struct RolloutSettings {  // [rollout]
+  idx prompts = 16;
+  idx samples = 8;
+  idx max_new_tokens = 32;
+  double temperature = 1.0;
+  double top_p = 1.0;
+  idx top_k = 0;
+  double min_p = 0.0;
+  std::vector<std::string> stop;
+  idx slots = 0;
+};
+
+struct AlgorithmConfig {  // [algorithm]
+  std::string name = "opo";
+  std::string loss_agg;
+  double norm = 0;
+  double clip_low = 0.2;
+  double clip_high = 0.2;
+  double clip_dual = 3.0;
+  bool exact = true;
+};
+
+struct OptimizerConfig {  // [train]
+  idx steps = 20;
+  std::uint64_t seed = 1;
+  double lr = 1e-5;
+  std::string schedule = "constant";
+  idx warmup_steps = 0;
+  double min_lr_ratio = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  double clip_norm = 1.0;
+  idx mini_batch = 0;
+  idx epochs = 1;
+  idx unit_tokens = 1024;
+  idx shards = 1;
+};
+
+struct EvalConfig {  // [eval]
+  idx every = 0;
+  idx prompts = 0;
+  idx samples = 1;
+  double temperature = 0;
+  idx max_new_tokens = 0;
+};
+
+struct CheckpointConfig {  // [checkpoint]
+  idx every = 10;
+  idx keep_last = 2;
+  bool keep_best = true;
+};
+
+struct MonitorConfig {  // [monitor]
+  idx kl_every = 0;
+  idx samples_per_step = 4;
+  bool tensorboard = true;
+};
+
+struct RunConfig {  // [run]
+  std::string dir;
+  idx threads = 0;
+  idx memory_mb = 0;
+  std::string isa;
+};
+
+struct TrainConfig {
+  ModelSettings model;
+  DataConfig data;
+  RolloutSettings rollout;
+  std::vector<RewardConfig> reward = {RewardConfig{}};
+  AlgorithmConfig algorithm;
+  OptimizerConfig train;
+  EvalConfig eval;
+  CheckpointConfig checkpoint;
+  MonitorConfig monitor;
+  RunConfig run;
+};
+
+// Defaults, then the file (none if `path` is ""), then the overrides "key=value" in order, then
+// ValidateTrainConfig. Paths of the file that exist beside it, and paths of either that exist from
+// the working directory, become absolute; others stay. An empty run.dir becomes
+// runs/<file's name without .toml>-<train.seed>. Throws Error(kUsage) naming file, line and key;
+// a config file that cannot be read is Error(kUsage) too.
+TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides);
+
+// Commented TOML that LoadTrainConfig reads back to the same values.
+std::string PrintTrainConfig(const TrainConfig& config);
+
+// What keys must satisfy together. Throws Error(kUsage) naming the keys and the cure.
+void ValidateTrainConfig(const TrainConfig& config);
+
+// The value that a 0 or "" stands for.
+std::string LossAggregation(const TrainConfig& config);  // algorithm.loss_agg
+double LossNorm(const TrainConfig& config);              // algorithm.norm
+idx MiniBatchPrompts(const TrainConfig& config);         // train.mini_batch
+idx EvalMaxNewTokens(const TrainConfig& config);         // eval.max_new_tokens
+
+}  // namespace opo

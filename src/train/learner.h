@@ -1,0 +1,97 @@
+// The learner: rollouts and their advantages to a gradient. It recomputes every learned row with the
+// sampler's own forward pass and compares the log-probs bit for bit (E1).
+//
+// Units and micro-batches (the reason why any memory plan gives the same bits, E6):
+// - A unit is a run of consecutive samples of one group, cut by their lengths and unit_tokens alone;
+//   the prompt's shared rows end the group's last unit. Each unit's rows are padded to a multiple of
+//   32 with zeros, and every sum over rows is one f32 chain over these rows in order.
+// - A micro-batch is any run of units that fits the memory budget. The chains go on from one to the
+//   next through memory, so where the cut falls changes nothing.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "algo/algorithm.h"
+#include "rollout/rollout.h"
+
+namespace opo {
+
+// What a token contributes: the loss and its derivative by the policy's log-prob, before the token's
+// weight. `policy` is the learner's log-prob, `rollout` the sampler's.
+using LossFunction = std::function<TokenLoss(double policy, double rollout, double advantage)>;
+
+struct LearnerConfig {
+  idx unit_tokens = 1024;
+  idx memory_bytes = idx{1} << 30;  // of one micro-batch: activations and backward scratch
+  float inv_temperature = 1.0f;
+};
+
+struct LearnResult {
+  double loss = 0;
+  idx tokens = 0;             // learned
+  idx clipped = 0, clipped_lower = 0;
+  double kl_sum = 0;          // sum of rollout - policy log-probs: 0 when on policy
+  idx compared_tokens = 0;    // E1
+  idx mismatched_tokens = 0;
+  double logprob_diff_max = 0;
+  idx micro_batches = 0;
+  idx rows_forward = 0;       // prompt rows and sample rows that were recomputed
+};
+
+// A group and the weight of each token of each of its rollouts (algo/algorithm.h, TokenWeights).
+struct LearnGroup {
+  const RolloutGroup* group = nullptr;
+  std::vector<double> weights;
+};
+
+// The units that a list of groups is cut into. Public for plans and tests.
+struct Unit {
+  idx group = 0;
+  idx first_sample = 0, num_samples = 0;
+  bool last = false;  // the prompt's rows follow
+  idx sample_rows = 0, prefix_rows = 0;
+  idx padded_rows() const { return RoundUp(sample_rows + (last ? prefix_rows : 0), kRowBlock); }
+};
+std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens);
+
+template <class T>
+class Learner {
+ public:
+  Learner(Transformer<T>& model, const SlabLayout& layout, LearnerConfig config);
+  ~Learner();
+
+  // Adds to `grad` (a slab) the gradient of sum over tokens of weight * loss. Groups without any
+  // gradient are skipped. Throws Error(kUsage) where one unit exceeds the memory budget, saying how
+  // much it needs.
+  LearnResult Accumulate(std::span<const LearnGroup> groups, const LossFunction& loss, float* grad);
+
+  // E1 alone, without a gradient: recomputes the group's rows and compares.
+  LearnResult Compare(const RolloutGroup& group);
+
+  // Bytes that one row of a micro-batch takes, activations and scratch.
+  idx row_bytes() const;
+
+ private:
+  struct OpenGroup;
+  struct MicroBatch;
+  void RunMicroBatch(std::span<const LearnGroup> groups, std::span<const Unit> units,
+                     const LossFunction& loss, float* grad, LearnResult& result);
+  void Head(std::span<const LearnGroup> groups, MicroBatch& micro, const LossFunction* loss,
+            float* grad, LearnResult& result);
+  void AddLookup(std::span<const TokenId> tokens, std::span<const GradRow<T>> rows);
+
+  Transformer<T>& model_;
+  const SlabLayout& layout_;
+  LearnerConfig config_;
+  std::unique_ptr<OpenGroup> open_;  // the group whose units are not all done
+  // The embedding lookup's gradient: rows by token, in row order; joined with the head's at the end.
+  std::map<TokenId, std::vector<float>> lookup_;
+  Buffer<T> hidden_, dlogits_;
+  Buffer<float> logits_, dhidden_, dhead_rows_, dresidual_;
+};
+
+}  // namespace opo
