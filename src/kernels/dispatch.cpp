@@ -83,7 +83,8 @@ Kernels Make(const Path& path) {
   return kernels;
 }
 
-// A fixed product and a fixed head row. Inputs are exact in bf16.
+// A fixed product and a fixed head row. Inputs are bf16 numbers of many magnitudes: every path's own
+// order of rounding shows in the sums, so the fingerprints of two paths differ.
 struct Probe {
   static constexpr idx kM = 13, kN = 70, kK = 64;
   Buffer<bf16> a{kM * kK}, packed{PackedSize(kN, kK)};
@@ -93,8 +94,10 @@ struct Probe {
 
   explicit Probe(const Kernels& kernels) {
     const auto draw = [](std::uint32_t i) {
-      return static_cast<float>(static_cast<int>(Philox4x32({i, 0, 0, 0}, {7, 9})[0] % 257) - 128) /
-             128.0f;
+      const auto bits = Philox4x32({i, 0, 0, 0}, {7, 9});
+      const float mantissa = 1.0f + static_cast<float>(bits[0] % 128) / 128.0f;
+      const float scaled = std::ldexp(mantissa, -static_cast<int>(bits[1] % 8));
+      return bits[2] % 2 == 0 ? scaled : -scaled;
     };
     for (idx i = 0; i < a.size(); ++i) a[i] = ToBf16(draw(static_cast<std::uint32_t>(i)));
     for (idx i = 0; i < w.size(); ++i) w[i] = draw(static_cast<std::uint32_t>(1'000'000 + i));

@@ -1,5 +1,6 @@
 // Chat templates: the Jinja source that comes with a model, run by a subset of our own. A construct
-// outside the subset is an error that names it and its line. Time, output and recursion are bounded.
+// outside the subset is an error that names it and its line. Time, output and recursion are
+// bounded.
 #pragma once
 
 #include <memory>

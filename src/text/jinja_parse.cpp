@@ -72,7 +72,7 @@ class Lexer {
       if (kind == '#') {
         Comment(open);
       } else if (kind == '%' && RawBegin()) {
-        Raw(open);
+        Raw();
       } else {
         Code(kind);
       }
@@ -165,7 +165,7 @@ class Lexer {
     return true;
   }
 
-  void Raw(std::size_t) {
+  void Raw() {
     for (std::size_t open = source_.find("{%", pos_); open != std::string::npos;
          open = source_.find("{%", open + 1)) {
       std::size_t i = open + 2;

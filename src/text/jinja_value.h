@@ -17,7 +17,7 @@
 
 namespace opo::jinja {
 
-inline constexpr std::int64_t kMaxSteps = 50'000'000;   // of one rendering
+inline constexpr std::int64_t kMaxSteps = 20'000'000;   // of one rendering
 inline constexpr std::size_t kMaxTextBytes = 16 << 20;  // of any text, the result too
 inline constexpr int kMaxValueDepth = 100;              // lists in lists
 inline constexpr int kMaxRange = 100'000;               // range(), as Jinja has it

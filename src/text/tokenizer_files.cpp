@@ -301,10 +301,10 @@ void AddEos(TokenizerParts& parts, TokenId id) {
 }
 
 OutJson HfPreTokenizer(const TokenizerParts& parts) {
-  const OutJson byte_level = {{"type", "ByteLevel"},
-                              {"add_prefix_space", false},
-                              {"trim_offsets", true},
-                              {"use_regex", true}};
+  OutJson byte_level = {{"type", "ByteLevel"},
+                        {"add_prefix_space", false},
+                        {"trim_offsets", true},
+                        {"use_regex", true}};
   if (parts.pre == PreTokenizer::kGpt2) return byte_level;
   OutJson steps = OutJson::array();
   if (parts.pre == PreTokenizer::kSmolLm) {

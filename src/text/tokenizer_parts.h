@@ -51,7 +51,7 @@ TokenizerParts ReadGgufTokenizer(const std::string& path);
 TokenizerParts ReadTokenizerFolder(const std::string& folder);
 void WriteTokenizerFolder(const TokenizerParts& parts, const std::string& folder);
 
-// The tokens of `path`: fails naming path and field unless 0 <= id < kMaxTokens.
+// Ids are below this: a file that says otherwise is damaged, and would cost memory.
 inline constexpr std::int64_t kMaxTokens = 1 << 22;
 
 struct Tokenizer::Impl {

@@ -1,0 +1,241 @@
+// opo tokenize, opo logprobs, opo init, opo doctor: for checks against other systems, and of this one.
+#include <sys/utsname.h>
+
+#include <cstdio>
+#include <fstream>
+#include <thread>
+
+#include "app/command.h"
+#include "base/error.h"
+#include "base/parallel.h"
+#include "model/load.h"
+#include "train/floor.h"
+
+namespace opo {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct TokenizeArguments {
+  std::string model, input = "-";
+  bool special = false;
+};
+
+void RunTokenize(const TokenizeArguments& args) {
+  const Tokenizer tokenizer = Tokenizer::Load(args.model);
+  const PromptRenderer prompts(tokenizer);
+  idx number = 0;
+  for (const ordered_json& line : ReadJsonLines(args.input)) {
+    ++number;
+    std::vector<TokenId> ids;
+    if (line.contains("text") && line["text"].is_string()) {
+      ids = tokenizer.Encode(line["text"].get<std::string>(), args.special);
+    } else {
+      ids = PromptOf(line, prompts, fmt::format("{}: line {}", args.input, number));
+    }
+    PrintJsonLine({{"ids", ids}});
+  }
+}
+
+struct LogprobsArguments {
+  ModelOptions model;
+  std::string input = "-";
+  double temperature = 1.0;
+};
+
+template <class T>
+void RunLogprobs(const LogprobsArguments& args) {
+  LoadedModel<T> loaded(args.model.model);
+  idx number = 0;
+  for (const ordered_json& line : ReadJsonLines(args.input)) {
+    const std::string where = fmt::format("{}: line {}", args.input, ++number);
+    RolloutGroup group;
+    group.prompt = PromptOf(line, loaded.prompts, where);
+    group.rollouts.resize(1);
+    try {
+      if (line.contains("completion_ids")) {
+        group.rollouts[0].tokens = line["completion_ids"].get<std::vector<TokenId>>();
+      } else if (line.contains("completion")) {
+        group.rollouts[0].tokens = loaded.tokenizer.Encode(line["completion"].get<std::string>(), true);
+      } else {
+        Fail(ErrorCode::kInput, "{}: has neither `completion` nor `completion_ids`", where);
+      }
+    } catch (const ordered_json::exception& e) {
+      Fail(ErrorCode::kInput, "{}: {}", where, e.what());
+    }
+    if (group.prompt.empty()) Fail(ErrorCode::kInput, "{}: the prompt has no tokens", where);
+    for (const auto* ids : {&group.prompt, &group.rollouts[0].tokens}) {
+      for (const TokenId id : *ids) {
+        if (id < 0 || id >= loaded.model.config().vocab_size) {
+          Fail(ErrorCode::kInput, "{}: token id {} is outside the vocabulary of {}", where, id,
+               loaded.model.config().vocab_size);
+        }
+      }
+    }
+    Score(loaded.model, std::span(&group, 1), static_cast<float>(1.0 / args.temperature));
+    const Rollout& r = group.rollouts[0];
+    PrintJsonLine({{"logprobs", std::vector<double>(r.logprobs.begin(), r.logprobs.end())},
+                   {"entropy", std::vector<double>(r.entropies.begin(), r.entropies.end())}});
+  }
+}
+
+struct InitArguments {
+  std::string output;
+  ModelConfig config;
+  std::uint64_t seed = 1;
+  double std = 0.02;
+  bool untied = false;
+};
+
+void RunInit(InitArguments args) {
+  const Tokenizer tokenizer = Tokenizer::Bytes();
+  ModelConfig& c = args.config;
+  if (c.vocab_size == 0) c.vocab_size = tokenizer.vocab_size();
+  if (c.vocab_size < tokenizer.vocab_size()) {
+    Fail(ErrorCode::kUsage, "--vocab: the byte tokenizer needs {}", tokenizer.vocab_size());
+  }
+  c.qkv_bias = c.architecture == "qwen2";
+  if (c.architecture == "qwen3") c.qk_norm = true;
+  c.tied_embeddings = !args.untied;
+  c.bos_id = tokenizer.bos_id();
+  c.pad_id = tokenizer.pad_id();
+  c.eos_ids = tokenizer.eos_ids();
+  const Weights weights = InitWeights(c, args.seed, args.std);
+  SaveHfModel(args.output, c, weights.slab.span(), DType::kF32);
+  tokenizer.Save(args.output);
+  PrintJsonLine({{"model", args.output}, {"weights_digest", weights.DigestHex()}});
+}
+
+void RunDoctor() {
+  utsname system{};
+  ::uname(&system);
+  std::string cpu = "unknown";
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) {
+      cpu = line.substr(line.find(':') + 2);
+      break;
+    }
+  }
+  fmt::print("machine   {} {}, {}\n", system.sysname, system.machine, cpu);
+  fmt::print("cpus      {} in use of {}\n", NumThreads(), std::thread::hardware_concurrency());
+  fmt::print("memory    {} MB available\n", AvailableMemoryBytes() >> 20);
+  const std::string chosen(ActiveKernels().name);
+  for (const IsaPath& path : IsaPaths()) {
+    if (!path.available) {
+      fmt::print("isa       {:<12} not on this machine\n", path.name);
+      continue;
+    }
+    SelectIsa(path.name);  // throws where the self-test fails
+    fmt::print("isa       {:<12} self-test passed, fingerprint {}{}\n", path.name, IsaFingerprint(),
+               path.name == chosen ? "  <- chosen" : "");
+  }
+  SelectIsa(chosen);
+
+  // The contract on a small random model: decode equals a whole pass, one thread equals all.
+  ModelConfig c;
+  c.vocab_size = 259;
+  c.hidden_size = 96;
+  c.intermediate_size = 160;
+  c.num_layers = 2;
+  c.num_heads = 3;
+  c.num_kv_heads = 1;
+  c.head_dim = 32;
+  c.max_position = 512;
+  const PackedWeights<bf16> packed(InitWeights(c, 7, 0.1), false);
+  Transformer<bf16> model(packed);
+  std::vector<RolloutGroup> groups(2);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (idx i = 0; i < 40; ++i) groups[g].prompt.push_back(static_cast<TokenId>((i * 37 + 11 * static_cast<idx>(g)) % 250));
+    groups[g].key = g;
+    groups[g].rollouts.resize(3);
+  }
+  SamplingConfig sampling;
+  sampling.max_new_tokens = 100;
+  sampling.ignore_eos = true;
+  const Tokenizer tokenizer = Tokenizer::Bytes();
+  Generate(model, tokenizer, std::span(groups), sampling);
+  const std::string sampled = RolloutDigest(groups);
+  std::vector<RolloutGroup> scored = groups;
+  Score(model, std::span(scored), 1.0f);
+  const int threads = NumThreads();
+  SetNumThreads(threads == 1 ? 2 : 1);
+  std::vector<RolloutGroup> again = groups;
+  Generate(model, tokenizer, std::span(again), sampling);
+  SetNumThreads(threads);
+  const bool e1 = RolloutDigest(scored) == sampled;
+  const bool e3 = RolloutDigest(again) == sampled;
+  fmt::print("E1        sampler = learner: {}\n", e1 ? "same bits" : "DIFFERENT BITS");
+  fmt::print("E3        threads: {}\n", e3 ? "same bits" : "DIFFERENT BITS");
+  if (!e1 || !e3) Fail(ErrorCode::kExactness, "doctor: the exactness contract does not hold on this machine");
+}
+
+}  // namespace
+
+void AddTokenize(CLI::App& app, int&) {
+  auto args = std::make_shared<TokenizeArguments>();
+  CLI::App* verb = app.add_subcommand("tokenize", "JSON lines {\"text\"} or {\"messages\"} to {\"ids\"}");
+  verb->add_option("--model", args->model, "a .gguf file or a folder with tokenizer files")->required();
+  verb->add_option("--input", args->input, "JSON lines; -: standard input")->capture_default_str();
+  verb->add_flag("--special", args->special, "markup of special tokens in `text` is not plain text");
+  verb->callback([args] { RunTokenize(*args); });
+}
+
+void AddLogprobs(CLI::App& app, int&) {
+  auto args = std::make_shared<LogprobsArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "logprobs", "log-probs and entropy of given completions: JSON lines in, JSON lines out");
+  args->model.Add(*verb);
+  verb->add_option("--input", args->input,
+                   "lines with `messages`, `prompt` or `prompt_ids`, and `completion` or `completion_ids`")
+      ->capture_default_str();
+  verb->add_option("--temperature", args->temperature, "of the softmax")
+      ->check(CLI::Range(1e-3, 100.0))
+      ->capture_default_str();
+  verb->callback([args] {
+    args->model.Apply();
+    if (args->model.f32()) {
+      RunLogprobs<float>(*args);
+    } else {
+      RunLogprobs<bf16>(*args);
+    }
+  });
+}
+
+void AddInit(CLI::App& app, int&) {
+  auto args = std::make_shared<InitArguments>();
+  ModelConfig& c = args->config;
+  c.hidden_size = 64;
+  c.intermediate_size = 192;
+  c.num_layers = 2;
+  c.num_heads = 4;
+  c.num_kv_heads = 2;
+  c.head_dim = 16;
+  c.max_position = 1024;
+  CLI::App* verb = app.add_subcommand("init", "a fresh, seeded model of any shape, byte-level");
+  verb->add_option("output", args->output, "the Hugging Face folder to write")->required();
+  verb->add_option("--architecture", c.architecture, "llama or qwen2")
+      ->check(CLI::IsMember({"llama", "qwen2"}))
+      ->capture_default_str();
+  verb->add_option("--vocab", c.vocab_size, "vocabulary size; 0: the byte tokenizer's");
+  verb->add_option("--hidden", c.hidden_size)->capture_default_str();
+  verb->add_option("--ffn", c.intermediate_size)->capture_default_str();
+  verb->add_option("--layers", c.num_layers)->capture_default_str();
+  verb->add_option("--heads", c.num_heads)->capture_default_str();
+  verb->add_option("--kv-heads", c.num_kv_heads)->capture_default_str();
+  verb->add_option("--head-dim", c.head_dim)->capture_default_str();
+  verb->add_option("--max-position", c.max_position)->capture_default_str();
+  verb->add_option("--rope-theta", c.rope_theta)->capture_default_str();
+  verb->add_option("--seed", args->seed)->capture_default_str();
+  verb->add_option("--std", args->std, "deviation of the weights")->capture_default_str();
+  verb->add_flag("--untied", args->untied, "an LM head of its own");
+  verb->callback([args] { RunInit(*args); });
+}
+
+void AddDoctor(CLI::App& app, int&) {
+  CLI::App* verb =
+      app.add_subcommand("doctor", "the machine, the instruction-set path, and the exactness self-test");
+  verb->callback([] { RunDoctor(); });
+}
+
+}  // namespace opo

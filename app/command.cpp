@@ -1,0 +1,74 @@
+#include "app/command.h"
+
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+
+#include "base/error.h"
+#include "base/parallel.h"
+
+namespace opo {
+
+using nlohmann::ordered_json;
+
+void ModelOptions::Add(CLI::App& app, bool required) {
+  auto* option = app.add_option("--model", model, "a .gguf file or a Hugging Face folder");
+  if (required) option->required();
+  app.add_option("--dtype", dtype, "bf16, or f32 throughout")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--isa", isa, "instruction-set path to force (see `opo doctor`)");
+  app.add_option("--threads", threads, "threads to use; 0: every CPU")->check(CLI::Range(0, 1024));
+}
+
+void ModelOptions::Apply() const {
+  SelectIsa(isa);
+  SetNumThreads(threads);
+}
+
+std::vector<ordered_json> ReadJsonLines(const std::string& path) {
+  std::ifstream file;
+  if (path != "-") {
+    file.open(path);
+    if (!file) Fail(ErrorCode::kInput, "{}: cannot be opened", path);
+  }
+  std::istream& in = path == "-" ? std::cin : file;
+  std::vector<ordered_json> lines;
+  idx number = 0;
+  for (std::string line; std::getline(in, line);) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    try {
+      lines.push_back(ordered_json::parse(line));
+    } catch (const ordered_json::exception& e) {
+      Fail(ErrorCode::kInput, "{}: line {}: {}", path, number, e.what());
+    }
+    if (!lines.back().is_object()) Fail(ErrorCode::kInput, "{}: line {}: is not an object", path, number);
+  }
+  return lines;
+}
+
+void PrintJsonLine(const ordered_json& value) {
+  const std::string text = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fputc('\n', stdout);
+  std::fflush(stdout);
+}
+
+std::vector<TokenId> PromptOf(const ordered_json& line, const PromptRenderer& prompts,
+                              const std::string& where) {
+  try {
+    if (line.contains("prompt_ids")) return line["prompt_ids"].get<std::vector<TokenId>>();
+    if (line.contains("messages")) return prompts.Render(line["messages"]);
+    if (line.contains("prompt")) {
+      if (line["prompt"].is_array()) return prompts.Render(line["prompt"]);
+      return prompts.Render(
+          ordered_json::array({{{"role", "user"}, {"content", line["prompt"].get<std::string>()}}}));
+    }
+  } catch (const ordered_json::exception& e) {
+    Fail(ErrorCode::kInput, "{}: {}", where, e.what());
+  }
+  Fail(ErrorCode::kInput, "{}: has none of `messages`, `prompt`, `prompt_ids`", where);
+}
+
+}  // namespace opo

@@ -1,0 +1,62 @@
+// The verbs of the program: one cmd_*.cpp each, all registered in main.cpp.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/transformer.h"
+#include "rollout/prompts.h"
+#include "rollout/rollout.h"
+
+namespace opo {
+
+// What every verb that runs a model offers.
+struct ModelOptions {
+  std::string model;
+  std::string dtype = "bf16";
+  std::string isa;
+  int threads = 0;
+
+  void Add(CLI::App& app, bool required = true);
+  void Apply() const;  // chooses the instruction-set path and the threads
+  bool f32() const { return dtype == "f32"; }
+};
+
+// A policy for inference: tokenizer, template and weights.
+template <class T>
+struct LoadedModel {
+  explicit LoadedModel(const std::string& path)
+      : tokenizer(Tokenizer::Load(path)),
+        prompts(tokenizer),
+        packed(LoadWeights(path), false),
+        model(packed) {}
+  Tokenizer tokenizer;
+  PromptRenderer prompts;
+  PackedWeights<T> packed;
+  Transformer<T> model;
+};
+
+// The lines of a JSONL file ("-": standard input) as objects. Throws Error(kInput) naming file and
+// line.
+std::vector<nlohmann::ordered_json> ReadJsonLines(const std::string& path);
+// One line of JSON on stdout, numbers with enough digits to read back the same.
+void PrintJsonLine(const nlohmann::ordered_json& value);
+// The prompt of a line {"messages" | "prompt" | "prompt_ids"}: ids; `prompt` text is one user turn.
+std::vector<TokenId> PromptOf(const nlohmann::ordered_json& line, const PromptRenderer& prompts,
+                              const std::string& where);
+
+// Each adds its subcommand; the callback runs it and sets the exit code.
+void AddTrain(CLI::App& app, int& exit_code);
+void AddEval(CLI::App& app, int& exit_code);
+void AddGenerate(CLI::App& app, int& exit_code);
+void AddChat(CLI::App& app, int& exit_code);
+void AddTokenize(CLI::App& app, int& exit_code);
+void AddLogprobs(CLI::App& app, int& exit_code);
+void AddInit(CLI::App& app, int& exit_code);
+void AddPlan(CLI::App& app, int& exit_code);
+void AddDoctor(CLI::App& app, int& exit_code);
+void AddBench(CLI::App& app, int& exit_code);
+
+}  // namespace opo

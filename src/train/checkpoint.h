@@ -1,0 +1,46 @@
+// Checkpoints: written beside, synced, hashed, then renamed, so that a kill at any instant leaves
+// the one before; a torn or altered one is noticed and skipped with a warning.
+//
+//   RUN/checkpoints/step_000010/model/       a Hugging Face folder, f32 masters: loads anywhere
+//                              /optimizer.safetensors   m and v, as slabs
+//                              /state.json              what a resume needs beside them
+//                              /manifest.json           size and XXH3-128 of every file
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/weights.h"
+#include "text/tokenizer.h"
+#include "train/optimizer.h"
+
+namespace opo {
+
+struct Checkpoint {
+  std::string path;
+  idx step = 0;
+};
+
+// Returns the folder. `state` is kept as it is. Throws Error(kWork) on a full disk; nothing that was
+// there before is touched.
+Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& weights,
+                           AdamW& optimizer, const Tokenizer& tokenizer,
+                           const nlohmann::ordered_json& state);
+
+// The newest checkpoint of the run whose files all agree with its manifest; damaged ones are
+// reported through `warn`. Nothing where there is none.
+std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
+                                         const std::function<void(const std::string&)>& warn);
+
+// Loads weights and moments; returns the state. Throws Error(kInput) naming file and field.
+nlohmann::ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights,
+                                      AdamW& optimizer);
+
+// Removes all but the newest `keep_last` and the one of `best_step` (-1: none), and what a killed
+// write left behind.
+void PruneCheckpoints(const std::string& run_dir, idx keep_last, idx best_step);
+
+}  // namespace opo

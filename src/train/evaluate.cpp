@@ -1,0 +1,52 @@
+#include "train/evaluate.h"
+
+#include <limits>
+
+#include "base/error.h"
+
+namespace opo {
+
+template <class T>
+EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer, const PromptRenderer& prompts,
+                    std::span<const Problem> problems, const Reward& reward,
+                    const EvalSettings& settings) {
+  std::vector<RolloutGroup> groups(problems.size());
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    groups[i].problem = static_cast<idx>(i);
+    groups[i].prompt = prompts.Render(problems[i].messages);
+    groups[i].key = PromptKey(problems[i].id, groups[i].prompt, 0);
+    groups[i].rollouts.resize(static_cast<std::size_t>(settings.samples));
+  }
+  SamplingConfig sampling = settings.sampling;
+  sampling.step = std::numeric_limits<std::uint64_t>::max();
+  Generate(model, tokenizer, groups, sampling);
+  EvalResult result;
+  double sum = 0;
+  idx scored = 0;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    for (const Rollout& rollout : groups[i].rollouts) {
+      const RewardResult r = reward.Score(problems[i], rollout.text, rollout.finish);
+      if (r.verdict == Verdict::kError) {
+        Fail(ErrorCode::kWork, "evaluation: the reward failed on problem {}: {}; the answer was: {}", i,
+             r.note, rollout.text);
+      }
+      if (r.verdict == Verdict::kScored) {
+        sum += r.value;
+        ++scored;
+      }
+      const auto& last = problems[i].messages.back();
+      const auto content = last.find("content");
+      result.answers.push_back({content != last.end() && content->is_string() ? content->get<std::string>() : "",
+                                problems[i].answer, rollout.text, r.value});
+    }
+  }
+  result.pass_rate = scored > 0 ? sum / static_cast<double>(scored) : 0;
+  return result;
+}
+
+template EvalResult Evaluate<float>(Transformer<float>&, const Tokenizer&, const PromptRenderer&,
+                                    std::span<const Problem>, const Reward&, const EvalSettings&);
+template EvalResult Evaluate<bf16>(Transformer<bf16>&, const Tokenizer&, const PromptRenderer&,
+                                   std::span<const Problem>, const Reward&, const EvalSettings&);
+
+}  // namespace opo

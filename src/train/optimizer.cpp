@@ -1,0 +1,75 @@
+#include "train/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "kernels/kernels.h"
+
+namespace opo {
+namespace {
+constexpr idx kNormChunk = 4096;
+constexpr idx kStepChunk = 65536;
+}  // namespace
+
+double LearningRate(const OptimizerConfig& config, idx step, idx total) {
+  if (step < config.warmup_steps) {
+    return config.lr * static_cast<double>(step + 1) / static_cast<double>(config.warmup_steps);
+  }
+  if (config.schedule == "constant") return config.lr;
+  const double span = static_cast<double>(std::max<idx>(1, total - config.warmup_steps));
+  const double done = std::min(1.0, static_cast<double>(step - config.warmup_steps) / span);
+  const double shape = config.schedule == "linear"
+                           ? 1.0 - done
+                           : 0.5 * (1.0 + std::cos(std::numbers::pi * done));
+  return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * shape);
+}
+
+double GradientNorm(const Buffer<float>& grad) {
+  const idx chunks = CeilDiv(grad.size(), kNormChunk);
+  std::vector<double> sums(static_cast<std::size_t>(chunks));
+  const auto sum_squares = ActiveKernels().sum_squares;
+  ParallelChunks(chunks, 16, [&](idx begin, idx end) {
+    for (idx c = begin; c < end; ++c) {
+      const idx first = c * kNormChunk;
+      sums[static_cast<std::size_t>(c)] =
+          sum_squares(grad.data() + first, std::min(kNormChunk, grad.size() - first));
+    }
+  });
+  double total = 0;
+  for (const double s : sums) total += s;
+  return std::sqrt(total);
+}
+
+std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab) {
+  for (const TensorSpec& t : layout.tensors) {
+    for (idx i = 0; i < t.size(); ++i) {
+      if (!std::isfinite(slab[t.offset + i])) return fmt::format("{}[{}]", t.name, i);
+    }
+  }
+  return "";
+}
+
+void AdamW::Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, double grad_scale) {
+  ++steps_;
+  AdamWArgs args;
+  args.lr = static_cast<float>(lr);
+  args.beta1 = static_cast<float>(config_.beta1);
+  args.beta2 = static_cast<float>(config_.beta2);
+  args.eps = static_cast<float>(config_.eps);
+  args.weight_decay = static_cast<float>(config_.weight_decay);
+  args.grad_scale = static_cast<float>(grad_scale);
+  const double t = static_cast<double>(steps_);
+  args.bias1 = static_cast<float>(1.0 - std::pow(config_.beta1, t));
+  args.bias2 = static_cast<float>(1.0 - std::pow(config_.beta2, t));
+  const auto kernel = ActiveKernels().adamw;
+  ParallelChunks(weights.size(), kStepChunk, [&](idx begin, idx end) {
+    kernel(weights.data() + begin, m_.data() + begin, v_.data() + begin, grad.data() + begin,
+           end - begin, args);
+  });
+}
+
+}  // namespace opo

@@ -1,0 +1,41 @@
+// AdamW on f32 masters, with global-norm clipping and the guard against non-finite numbers.
+#pragma once
+
+#include <string>
+
+#include "base/buffer.h"
+#include "model/weights.h"
+#include "train/config.h"
+
+namespace opo {
+
+// The learning rate of optimizer step `step` (from 0) of `total`: linear warm-up over warmup_steps,
+// then constant, or linear or cosine decay to lr * min_lr_ratio.
+double LearningRate(const OptimizerConfig& config, idx step, idx total);
+
+// The gradient's 2-norm, f64: fixed chunks of 4096 floats, joined in order. Padding of the slab is 0.
+double GradientNorm(const Buffer<float>& grad);
+
+// Names the first tensor of the slab that holds a non-finite number; "" where all are finite.
+std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab);
+
+class AdamW {
+ public:
+  AdamW(idx slab_size, const OptimizerConfig& config) : config_(config), m_(slab_size), v_(slab_size) {}
+
+  // One step: the gradient times `grad_scale` (clipping), weights in place. Norms and biases are
+  // decayed like all others, as in verl and TRL.
+  void Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, double grad_scale);
+
+  idx steps() const { return steps_; }
+  Buffer<float>& m() { return m_; }
+  Buffer<float>& v() { return v_; }
+  void SetSteps(idx steps) { steps_ = steps; }
+
+ private:
+  OptimizerConfig config_;
+  idx steps_ = 0;
+  Buffer<float> m_, v_;
+};
+
+}  // namespace opo

@@ -1,0 +1,761 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <map>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/parallel.h"
+#include "base/progress.h"
+#include "base/hash.h"
+#include "rollout/prompts.h"
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/floor.h"
+#include "train/learner.h"
+#include "train/plan.h"
+#include "train/run_log.h"
+
+namespace opo {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// SIGINT and SIGTERM end the run after the step at hand and its checkpoint; a second one kills.
+volatile std::sig_atomic_t caught_signal = 0;
+void OnSignal(int signal) {
+  caught_signal = signal;
+  std::signal(signal, SIG_DFL);
+}
+
+class SignalGuard {
+ public:
+  SignalGuard() {
+    caught_signal = 0;
+    old_int_ = std::signal(SIGINT, OnSignal);
+    old_term_ = std::signal(SIGTERM, OnSignal);
+  }
+  SignalGuard(const SignalGuard&) = delete;
+  SignalGuard& operator=(const SignalGuard&) = delete;
+  ~SignalGuard() {
+    std::signal(SIGINT, old_int_);
+    std::signal(SIGTERM, old_term_);
+  }
+
+ private:
+  void (*old_int_)(int);
+  void (*old_term_)(int);
+};
+
+// Mean, largest and smallest of a metric, under verl's names.
+struct Spread {
+  double sum = 0;
+  double max = -INFINITY;
+  double min = INFINITY;
+  idx count = 0;
+  void Add(double x) {
+    sum += x;
+    max = std::max(max, x);
+    min = std::min(min, x);
+    ++count;
+  }
+  double mean() const { return count > 0 ? sum / static_cast<double>(count) : 0; }
+  void Put(ordered_json& out, const std::string& name) const {
+    if (count == 0) return;
+    out[name + "/mean"] = mean();
+    out[name + "/max"] = max;
+    out[name + "/min"] = min;
+  }
+};
+
+// Gradients of shards, joined in a fixed binary tree over the shard's index: shard 0 with 1, 2 with
+// 3, then the pairs, and so on. Holds one slab a level.
+class ShardTree {
+ public:
+  explicit ShardTree(idx slab_size) : slab_size_(slab_size) {}
+
+  // Takes the next shard's gradient (its content is used up, the buffer is zero afterwards).
+  void Push(Buffer<float>& grad) {
+    std::size_t level = 0;
+    for (; level < levels_.size() && levels_[level].used; ++level) {
+      AddInto(levels_[level].slab, grad);
+      std::swap(levels_[level].slab, grad);
+      levels_[level].used = false;
+      Clear(levels_[level].slab);
+    }
+    if (level == levels_.size()) levels_.push_back({Buffer<float>(slab_size_), false});
+    std::swap(levels_[level].slab, grad);
+    levels_[level].used = true;
+    Clear(grad);
+  }
+  // The sum, into `grad`; the tree is empty afterwards.
+  void Join(Buffer<float>& grad) {
+    bool first = true;
+    for (Level& level : levels_) {
+      if (!level.used) continue;
+      if (first) {
+        std::swap(level.slab, grad);
+      } else {
+        AddInto(level.slab, grad);
+        std::swap(level.slab, grad);
+      }
+      first = false;
+      level.used = false;
+      Clear(level.slab);
+    }
+  }
+
+ private:
+  struct Level {
+    Buffer<float> slab;
+    bool used;
+  };
+  // left += right, left being the lower shard.
+  static void AddInto(Buffer<float>& left, const Buffer<float>& right) {
+    const auto add = ActiveKernels().add;
+    ParallelChunks(left.size(), 65536, [&](idx begin, idx end) {
+      add(left.data() + begin, right.data() + begin, end - begin);
+    });
+  }
+  static void Clear(Buffer<float>& slab) {
+    ParallelChunks(slab.size(), 65536, [&](idx begin, idx end) {
+      std::fill(slab.data() + begin, slab.data() + end, 0.0f);
+    });
+  }
+
+  idx slab_size_;
+  std::vector<Level> levels_;
+};
+
+Tokenizer PolicyTokenizer(const TrainConfig& config) {
+  return config.model.path.empty() ? Tokenizer::Bytes() : Tokenizer::Load(config.model.path);
+}
+
+template <class T>
+class Trainer {
+ public:
+  Trainer(const TrainConfig& config, const TrainOptions& options)
+      : config_(config),
+        options_(options),
+        tokenizer_(PolicyTokenizer(config)),
+        weights_(config.model.path.empty()
+                     ? InitWeights(InitConfig(config.model.init, tokenizer_), config.model.init.seed,
+                                   config.model.init.std)
+                     : LoadWeights(config.model.path)),
+        optimizer_(weights_.layout.size, config.train),
+        prompts_(tokenizer_, config.data.system),
+        reward_(MakeReward(config.reward)),
+        algorithm_(FindAlgorithm(config.algorithm.name)) {
+    if (tokenizer_.vocab_size() > weights_.config.vocab_size) {
+      Fail(ErrorCode::kInput, "{}: the tokenizer has {} entries, the model's vocabulary {}",
+           config.model.path, tokenizer_.vocab_size(), weights_.config.vocab_size);
+    }
+    train_problems_ = Problems(config.data.train, false);
+    eval_problems_ = config.data.eval.empty() && config.data.train != "arithmetic"
+                         ? std::vector<Problem>{}
+                         : Problems(config.data.eval.empty() ? config.data.train : config.data.eval, true);
+    if (config.eval.prompts > 0 &&
+        static_cast<idx>(eval_problems_.size()) > config.eval.prompts) {
+      eval_problems_.resize(static_cast<std::size_t>(config.eval.prompts));
+    }
+  }
+
+  TrainResult Run() {
+    const SignalGuard signals;
+    const std::string& dir = config_.run.dir;
+    TrainResult result;
+    result.run_dir = dir;
+    idx step = Open();
+    packed_ = std::make_unique<PackedWeights<T>>(weights_, true);
+    model_ = std::make_unique<Transformer<T>>(*packed_);
+    LearnerConfig learner_config;
+    learner_config.unit_tokens = config_.train.unit_tokens;
+    learner_config.memory_bytes = MicroBatchBytes(config_, weights_.config);
+    learner_config.inv_temperature = Sampling(0).inv_temperature();
+    learner_ = std::make_unique<Learner<T>>(*model_, weights_.layout, learner_config);
+    grad_ = Buffer<float>(weights_.layout.size);
+    gemm_rate_ = MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
+    log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
+
+    if (options_.final_eval && !eval_problems_.empty()) result.before = Eval();
+    {
+      Progress progress(config_.train.steps, "step", step);
+      while (step < config_.train.steps && caught_signal == 0) {
+        ++step;
+        const ordered_json metrics = Step(step);
+        result.reward = metrics.at("critic/score/mean").get<double>();
+        if (options_.progress) {
+          progress.Update(step, fmt::format("reward {:.3f}  length {:.1f}  grad {:.3f}  {:.1f}s",
+                                            result.reward,
+                                            metrics.at("response_length/mean").get<double>(),
+                                            metrics.at("actor/grad_norm").get<double>(),
+                                            metrics.at("timing_s/step").get<double>()));
+        }
+        const bool due = config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0;
+        if (due || step == config_.train.steps || caught_signal != 0) Save(step);
+      }
+    }
+    if (options_.final_eval && !eval_problems_.empty()) result.after = Eval();
+    result.steps = step;
+    result.weights_digest = weights_.DigestHex();
+    result.signal = caught_signal;
+    return result;
+  }
+
+ private:
+  static ModelConfig InitConfig(const ModelInitConfig& init, const Tokenizer& tokenizer) {
+    ModelConfig c;
+    c.architecture = init.architecture;
+    c.vocab_size = tokenizer.vocab_size();
+    c.hidden_size = init.hidden_size;
+    c.intermediate_size = init.intermediate_size;
+    c.num_layers = init.num_layers;
+    c.num_heads = init.num_heads;
+    c.num_kv_heads = init.num_kv_heads;
+    c.head_dim = init.head_dim;
+    c.max_position = init.max_position;
+    c.rope_theta = init.rope_theta;
+    c.tied_embeddings = init.tied;
+    c.qkv_bias = init.architecture == "qwen2";
+    c.bos_id = tokenizer.bos_id();
+    c.pad_id = tokenizer.pad_id();
+    c.eos_ids = tokenizer.eos_ids();
+    return c;
+  }
+
+  std::vector<Problem> Problems(const std::string& source, bool held_out) const {
+    std::vector<Problem> problems =
+        source == "arithmetic" ? ArithmeticProblems(held_out) : LoadProblems(source);
+    if (problems.empty()) Fail(ErrorCode::kInput, "{}: holds no problems", source);
+    return problems;
+  }
+
+  SamplingConfig Sampling(idx step) const {
+    SamplingConfig s;
+    s.temperature = config_.rollout.temperature;
+    s.top_k = config_.rollout.top_k;
+    s.top_p = config_.rollout.top_p;
+    s.min_p = config_.rollout.min_p;
+    s.max_new_tokens = config_.rollout.max_new_tokens;
+    s.slots = config_.rollout.slots;
+    s.stop = config_.rollout.stop;
+    s.seed = config_.train.seed;
+    s.step = static_cast<std::uint64_t>(step);
+    return s;
+  }
+
+  // What must be the same for a resume to give the same bits.
+  ordered_json Manifest() const {
+    ordered_json m;
+    m["opo_version"] = "0.1.0";
+    m["isa"] = ActiveKernels().name;
+    m["isa_fingerprint"] = IsaFingerprint();
+    m["dtype"] = config_.model.dtype;
+    m["seed"] = config_.train.seed;
+    m["shards"] = config_.train.shards;
+    m["unit_tokens"] = config_.train.unit_tokens;
+    m["initial_weights_digest"] = initial_digest_;
+    return m;
+  }
+
+  // Makes or continues the run's folder; returns the steps already taken.
+  idx Open() {
+    const std::string& dir = config_.run.dir;
+    initial_digest_ = weights_.DigestHex();
+    std::error_code error;
+    fs::create_directories(dir + "/checkpoints", error);
+    if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", dir, error.message());
+    const std::string manifest_path = dir + "/manifest.json";
+    if (config_.monitor.kl_every > 0) {
+      reference_ = std::make_unique<PackedWeights<T>>(weights_, false);
+      reference_model_ = std::make_unique<Transformer<T>>(*reference_);
+    }
+    if (!options_.resume) {
+      if (fs::exists(manifest_path)) {
+        Fail(ErrorCode::kUsage,
+             "{}: holds a run already; continue it with `opo train --resume {}`, or choose another "
+             "run.dir",
+             dir, dir);
+      }
+      WriteFileAtomically(dir + "/config.toml", PrintTrainConfig(config_));
+      WriteFileAtomically(manifest_path, Manifest().dump(2) + "\n");
+      return 0;
+    }
+    const ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
+    const ordered_json now = Manifest();
+    for (const auto& [key, value] : now.items()) {
+      if (key == "opo_version") continue;
+      if (!kept.is_object() || !kept.contains(key) || kept[key] != value) {
+        Fail(ErrorCode::kUsage,
+             "{}: `{}` was {} when the run began and is {} now; a resume could not give the same bits",
+             manifest_path, key, kept.is_object() && kept.contains(key) ? kept[key].dump() : "absent",
+             value.dump());
+      }
+    }
+    const auto checkpoint = FindCheckpoint(
+        dir, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); });
+    if (!checkpoint.has_value()) {
+      fmt::print(stderr, "{}: no checkpoint yet, starting from the first step\n", dir);
+      return 0;
+    }
+    const ordered_json state = ReadCheckpoint(*checkpoint, weights_, optimizer_);
+    best_reward_ = state.value("best_reward", -1e300);
+    best_step_ = state.value("best_step", idx{-1});
+    if (weights_.DigestHex() != state.value("weights_digest", "")) {
+      Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json", checkpoint->path);
+    }
+    return checkpoint->step;
+  }
+
+  void Save(idx step) {
+    const double start = Seconds();
+    // Every checkpoint knows which one has been best; the evaluation is that of the step at hand.
+    if (config_.checkpoint.keep_best && last_eval_step_ == step && last_eval_ > best_reward_) {
+      best_reward_ = last_eval_;
+      best_step_ = step;
+    }
+    ordered_json state;
+    state["step"] = step;
+    state["optimizer_steps"] = optimizer_.steps();
+    state["best_reward"] = best_reward_;
+    state["best_step"] = best_step_;
+    state["weights_digest"] = weights_.DigestHex();
+    state["manifest"] = Manifest();
+    const Checkpoint checkpoint =
+        WriteCheckpoint(config_.run.dir, step, weights_, optimizer_, tokenizer_, state);
+    // model -> the newest checkpoint's folder, replaced by a rename.
+    const std::string link = config_.run.dir + "/model";
+    std::error_code error;
+    fs::remove(link + ".partial", error);
+    fs::create_directory_symlink("checkpoints/" + fs::path(checkpoint.path).filename().string() + "/model",
+                                 link + ".partial", error);
+    if (!error) fs::rename(link + ".partial", link, error);
+    if (error) Fail(ErrorCode::kWork, "{}: cannot be linked: {}", link, error.message());
+    PruneCheckpoints(config_.run.dir, config_.checkpoint.keep_last,
+                     config_.checkpoint.keep_best ? best_step_ : -1);
+    save_seconds_ = Seconds() - start;
+  }
+
+  EvalResult Eval() {
+    EvalSettings settings;
+    settings.samples = config_.eval.samples;
+    settings.sampling = Sampling(0);
+    settings.sampling.temperature = config_.eval.temperature;
+    settings.sampling.top_k = 0;
+    settings.sampling.top_p = 1;
+    settings.sampling.min_p = 0;
+    settings.sampling.max_new_tokens = EvalMaxNewTokens(config_);
+    return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, *reward_, settings);
+  }
+
+  std::vector<RolloutGroup> DrawPrompts(idx step) const {
+    std::vector<RolloutGroup> groups;
+    std::map<idx, idx> occurrences;
+    for (const idx p : PromptOrder(static_cast<idx>(train_problems_.size()), config_.rollout.prompts,
+                                   step - 1, config_.train.seed)) {
+      const Problem& problem = train_problems_[static_cast<std::size_t>(p)];
+      RolloutGroup group;
+      group.problem = p;
+      group.prompt = prompts_.Render(problem.messages);
+      if (static_cast<idx>(group.prompt.size()) > config_.data.prompt_limit) {
+        Fail(ErrorCode::kInput,
+             "{}: problem {} has {} prompt tokens, data.prompt_limit is {}; raise it or drop the row",
+             config_.data.train, p, group.prompt.size(), config_.data.prompt_limit);
+      }
+      group.key = PromptKey(problem.id, group.prompt, occurrences[p]++);
+      group.rollouts.resize(static_cast<std::size_t>(config_.rollout.samples));
+      groups.push_back(std::move(group));
+    }
+    return groups;
+  }
+
+  // Rewards of all rollouts; those that could not be scored take no part in baselines or losses.
+  void ScoreAll(std::vector<RolloutGroup>& groups, ordered_json& metrics) {
+    Spread scores;
+    Spread std_of_groups;
+    idx skipped = 0;
+    idx errors = 0;
+    idx zero_std = 0;
+    for (RolloutGroup& group : groups) {
+      const Problem& problem = train_problems_[static_cast<std::size_t>(group.problem)];
+      Spread here;
+      double square = 0;
+      for (Rollout& rollout : group.rollouts) {
+        rollout.reward = reward_->Score(problem, rollout.text, rollout.finish);
+        if (rollout.reward.verdict == Verdict::kSkipped) ++skipped;
+        if (rollout.reward.verdict == Verdict::kError) {
+          if (errors++ == 0) {
+            fmt::print(stderr, "warning: the reward failed: {}; the answer was: {}\n",
+                       rollout.reward.note, rollout.text);
+          }
+        }
+        if (rollout.reward.verdict != Verdict::kScored) continue;
+        scores.Add(rollout.reward.value);
+        here.Add(rollout.reward.value);
+      }
+      for (const Rollout& rollout : group.rollouts) {
+        if (rollout.reward.verdict != Verdict::kScored) continue;
+        square += std::pow(rollout.reward.value - here.mean(), 2);
+      }
+      if (here.count > 1) std_of_groups.Add(std::sqrt(square / static_cast<double>(here.count - 1)));
+      if (here.count > 0 && here.max == here.min) ++zero_std;
+    }
+    if (scores.count == 0) {
+      Fail(ErrorCode::kWork,
+           "no answer of this step could be scored ({} skipped, {} errors); see the reward's settings "
+           "and the data's answers",
+           skipped, errors);
+    }
+    scores.Put(metrics, "critic/score");
+    scores.Put(metrics, "critic/rewards");
+    metrics["reward"] = scores.mean();
+    metrics["reward_std"] = std_of_groups.mean();
+    metrics["frac_reward_zero_std"] =
+        static_cast<double>(zero_std) / static_cast<double>(groups.size());
+    metrics["reward/skipped"] = skipped;
+    metrics["reward/errors"] = errors;
+  }
+
+  void SetAdvantages(std::vector<RolloutGroup>& groups, ordered_json& metrics) const {
+    RewardBatch batch;
+    std::vector<Rollout*> scored;
+    idx group_number = 0;
+    for (RolloutGroup& group : groups) {
+      bool any = false;
+      for (Rollout& rollout : group.rollouts) {
+        rollout.advantage = 0;
+        if (rollout.reward.verdict != Verdict::kScored) continue;
+        batch.rewards.push_back(rollout.reward.value);
+        batch.lengths.push_back(rollout.length());
+        batch.groups.push_back(group_number);
+        scored.push_back(&rollout);
+        any = true;
+      }
+      if (any) ++group_number;
+    }
+    const AdvantageResult result = algorithm_.advantages(batch);
+    Spread advantages;
+    Spread baselines;
+    for (std::size_t i = 0; i < scored.size(); ++i) {
+      scored[i]->advantage = result.advantages[i];
+      advantages.Add(result.advantages[i]);
+      baselines.Add(result.baselines[i]);
+    }
+    advantages.Put(metrics, "critic/advantages");
+    metrics["critic/baseline/mean"] = baselines.mean();
+  }
+
+  // One optimizer step on groups [first, last): normaliser over all of them, then shard by shard.
+  LearnResult Learn(const std::vector<RolloutGroup>& groups, std::size_t first, std::size_t last,
+                    const LossFunction& loss, ordered_json& metrics, idx update, idx total_updates) {
+    std::vector<idx> lengths;
+    for (std::size_t g = first; g < last; ++g) {
+      for (const Rollout& r : groups[g].rollouts) {
+        lengths.push_back(r.reward.verdict == Verdict::kScored ? r.length() : 0);
+      }
+    }
+    const std::vector<double> weights =
+        TokenWeights(LossAggregation(config_), lengths, LossNorm(config_));
+    std::vector<std::vector<LearnGroup>> shards(static_cast<std::size_t>(config_.train.shards));
+    std::size_t at = 0;
+    for (std::size_t g = first; g < last; ++g) {
+      LearnGroup learn{&groups[g], {}};
+      for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) learn.weights.push_back(weights[at++]);
+      shards[(g - first) % shards.size()].push_back(std::move(learn));
+    }
+    LearnResult sum;
+    ShardTree tree(weights_.layout.size);
+    ParallelChunks(grad_.size(), 65536, [&](idx begin, idx end) {
+      std::fill(grad_.data() + begin, grad_.data() + end, 0.0f);
+    });
+    for (const auto& shard : shards) {
+      const LearnResult r = learner_->Accumulate(shard, loss, grad_.data());
+      sum.loss += r.loss;
+      sum.tokens += r.tokens;
+      sum.clipped += r.clipped;
+      sum.clipped_lower += r.clipped_lower;
+      sum.kl_sum += r.kl_sum;
+      sum.compared_tokens += r.compared_tokens;
+      sum.mismatched_tokens += r.mismatched_tokens;
+      sum.logprob_diff_max = std::max(sum.logprob_diff_max, r.logprob_diff_max);
+      sum.micro_batches += r.micro_batches;
+      sum.rows_forward += r.rows_forward;
+      if (shards.size() > 1) tree.Push(grad_);
+    }
+    if (shards.size() > 1) tree.Join(grad_);
+
+    // E1 speaks of the batch's first update: the later ones are off policy by design.
+    if (update == 0) {
+      if (sum.compared_tokens == 0) {
+        // No group has a gradient: compare one all the same, before momentum moves the weights.
+        const LearnResult check = learner_->Compare(groups.front());
+        sum.compared_tokens = check.compared_tokens;
+        sum.mismatched_tokens = check.mismatched_tokens;
+        sum.logprob_diff_max = check.logprob_diff_max;
+      }
+      if (sum.mismatched_tokens > 0 || sum.compared_tokens == 0) {
+        Fail(ErrorCode::kExactness,
+             "step {}: {} of {} log-probs differ between sampler and learner (at most by {:.3g}): the "
+             "exactness contract is broken; the weights were not changed. `opo doctor` checks this "
+             "machine",
+             metrics.at("training/global_step").get<idx>(), sum.mismatched_tokens,
+             sum.compared_tokens, sum.logprob_diff_max);
+      }
+    }
+
+    const double norm = GradientNorm(grad_);
+    if (!std::isfinite(norm) || !std::isfinite(sum.loss)) {
+      Fail(ErrorCode::kWork,
+           "step {}: the gradient is not finite, first at {}; the weights were not changed. Try a "
+           "smaller train.lr or model.dtype = \"f32\"",
+           metrics.at("training/global_step").get<idx>(), FindNonFinite(weights_.layout, grad_));
+    }
+    const double lr = LearningRate(config_.train, optimizer_.steps(), total_updates);
+    const double clip = config_.train.clip_norm;
+    const double scale = clip > 0 && norm > clip ? clip / norm : 1.0;
+    const double update_start = Seconds();
+    optimizer_.Step(weights_.slab, grad_, lr, scale);
+    packed_->Update(weights_);
+    metrics["timing_s/optimizer"] = metrics.value("timing_s/optimizer", 0.0) + Seconds() - update_start;
+    metrics["actor/grad_norm"] = norm;
+    metrics["actor/lr"] = lr;
+    return sum;
+  }
+
+  ordered_json Step(idx step) {
+    const double step_start = Seconds();
+    ordered_json metrics;
+    metrics["training/global_step"] = step;
+    std::vector<RolloutGroup> groups = DrawPrompts(step);
+    metrics["training/epoch"] = static_cast<double>((step - 1) * config_.rollout.prompts) /
+                                static_cast<double>(train_problems_.size());
+    Generate(*model_, tokenizer_, groups, Sampling(step));
+    const double gen_end = Seconds();
+    ScoreAll(groups, metrics);
+    const double reward_end = Seconds();
+    SetAdvantages(groups, metrics);
+    const double adv_end = Seconds();
+    KlToStart(step, groups, metrics);
+    const double learn_start = Seconds();
+
+    const idx mini = MiniBatchPrompts(config_);
+    const idx per_epoch = CeilDiv(config_.rollout.prompts, mini);
+    const idx updates = per_epoch * config_.train.epochs;
+    const bool on_policy = updates == 1;
+    const ClipConfig clip{config_.algorithm.clip_low, config_.algorithm.clip_high,
+                          config_.algorithm.clip_dual};
+    const LossFunction loss =
+        on_policy ? LossFunction([](double, double, double a) { return PolicyGradientLoss(a); })
+                  : LossFunction([clip](double policy, double rollout, double a) {
+                      return PpoClipLoss(policy, rollout, a, clip);
+                    });
+    LearnResult all;
+    for (idx u = 0; u < updates; ++u) {
+      const idx first = u % per_epoch * mini;
+      const idx last = std::min(config_.rollout.prompts, first + mini);
+      LearnResult r = Learn(groups, static_cast<std::size_t>(first), static_cast<std::size_t>(last),
+                            loss, metrics, u, config_.train.steps * updates);
+      if (u == 0) {
+        all.compared_tokens = r.compared_tokens;
+        all.mismatched_tokens = r.mismatched_tokens;
+        all.logprob_diff_max = r.logprob_diff_max;
+      }
+      all.loss += r.loss;
+      all.tokens += r.tokens;
+      all.clipped += r.clipped;
+      all.clipped_lower += r.clipped_lower;
+      all.kl_sum += r.kl_sum;
+      all.micro_batches += r.micro_batches;
+      all.rows_forward += r.rows_forward;
+    }
+    const double learn_end = Seconds();
+    Describe(groups, all, metrics);
+    metrics["actor/pg_loss"] = all.loss / static_cast<double>(updates);
+    metrics["training/optimizer_steps"] = updates;
+    metrics["exact/compared_tokens"] = all.compared_tokens;
+    metrics["exact/mismatched_tokens"] = all.mismatched_tokens;
+    metrics["exact/logprob_diff_max"] = all.logprob_diff_max;
+    metrics["exact/rollout_digest"] = RolloutDigest(groups);
+    metrics["exact/weights_digest"] = weights_.DigestHex();
+    metrics["timing_s/gen"] = gen_end - step_start;
+    metrics["timing_s/reward"] = reward_end - gen_end;
+    metrics["timing_s/adv"] = adv_end - reward_end;
+    metrics["timing_s/ref"] = learn_start - adv_end;
+    metrics["timing_s/update_actor"] = learn_end - learn_start;
+    metrics["timing_s/step"] = learn_end - step_start;
+    metrics["step_time"] = learn_end - step_start;
+    PutPerformance(groups, all, learn_end - step_start, metrics);
+
+    if (config_.eval.every > 0 && step % config_.eval.every == 0 && !eval_problems_.empty()) {
+      const double start = Seconds();
+      const EvalResult eval = Eval();
+      metrics[fmt::format("val-core/{}/reward/mean@{}", eval_problems_.front().data_source,
+                          config_.eval.samples)] = eval.pass_rate;
+      metrics["timing_s/testing"] = Seconds() - start;
+      last_eval_ = eval.pass_rate;
+      last_eval_step_ = step;
+    }
+    if (save_seconds_ > 0) metrics["timing_s/save_checkpoint"] = std::exchange(save_seconds_, 0.0);
+    WriteSamples(step, groups);
+    log_->Write(metrics);
+    return metrics;
+  }
+
+  void KlToStart(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
+    if (config_.monitor.kl_every <= 0 || step % config_.monitor.kl_every != 0) return;
+    std::vector<RolloutGroup> scored = groups;
+    Score(*reference_model_, std::span<RolloutGroup>(scored), Sampling(step).inv_temperature());
+    double k1 = 0;
+    double k3 = 0;
+    idx tokens = 0;
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
+        const auto& policy = groups[g].rollouts[s].logprobs;
+        const auto& start = scored[g].rollouts[s].logprobs;
+        for (std::size_t t = 0; t < policy.size(); ++t, ++tokens) {
+          const double d = static_cast<double>(policy[t]) - static_cast<double>(start[t]);
+          k1 += d;
+          k3 += std::exp(-d) + d - 1;
+        }
+      }
+    }
+    metrics["monitor/kl_k1"] = k1 / static_cast<double>(tokens);
+    metrics["monitor/kl_k3"] = k3 / static_cast<double>(tokens);
+  }
+
+  void Describe(const std::vector<RolloutGroup>& groups, const LearnResult& learned,
+                ordered_json& metrics) const {
+    Spread response;
+    Spread prompt;
+    Spread entropy;
+    double w_sum = 0;
+    double clipped = 0;
+    double proxy2 = 0;
+    for (const RolloutGroup& group : groups) {
+      prompt.Add(static_cast<double>(group.prompt.size()));
+      for (const Rollout& rollout : group.rollouts) {
+        response.Add(static_cast<double>(rollout.length()));
+        clipped += rollout.finish == FinishReason::kLength ? 1 : 0;
+        double w = 0;  // the gradient-variance proxy of verl's metric_utils: sum of 1 - 2 p + sum p^2
+        for (std::size_t t = 0; t < rollout.tokens.size(); ++t) {
+          entropy.Add(static_cast<double>(rollout.entropies[t]));
+          w += 1 - 2 * std::exp(static_cast<double>(rollout.logprobs[t])) +
+               static_cast<double>(rollout.sum_sqs[t]);
+        }
+        w_sum += w;
+        proxy2 += rollout.advantage * rollout.advantage * std::max(w, 0.0);
+      }
+    }
+    const double n = static_cast<double>(response.count);
+    response.Put(metrics, "response_length");
+    metrics["response_length/clip_ratio"] = clipped / n;
+    metrics["completions/mean_length"] = response.mean();
+    metrics["completions/clipped_ratio"] = clipped / n;
+    prompt.Put(metrics, "prompt_length");
+    metrics["actor/entropy"] = entropy.mean();
+    const double signal = std::pow(metrics.at("actor/grad_norm").get<double>(), 2);
+    metrics["variance_proxy/proxy1_signal_strength"] = signal;
+    metrics["variance_proxy/proxy2_total_power"] = proxy2 / n;
+    metrics["variance_proxy/proxy3_pure_noise"] =
+        n > 1 ? std::max(0.0, (proxy2 / n - signal) / (n - 1)) : 0.0;
+    metrics["variance_proxy/expected_w"] = w_sum / n;
+    const double tokens = static_cast<double>(std::max<idx>(1, learned.tokens));
+    metrics["actor/ppo_kl"] = learned.kl_sum / tokens;
+    metrics["actor/pg_clipfrac"] = static_cast<double>(learned.clipped) / tokens;
+    metrics["actor/pg_clipfrac_lower"] = static_cast<double>(learned.clipped_lower) / tokens;
+    metrics["learn/tokens"] = learned.tokens;
+    metrics["learn/micro_batches"] = learned.micro_batches;
+  }
+
+  void PutPerformance(const std::vector<RolloutGroup>& groups, const LearnResult& learned,
+                      double step_seconds, ordered_json& metrics) const {
+    StepWork work;
+    idx total_tokens = 0;
+    for (const RolloutGroup& group : groups) {
+      work.rows_sampled += static_cast<idx>(group.prompt.size()) - 1;
+      for (const Rollout& rollout : group.rollouts) {
+        work.rows_sampled += rollout.length();
+        work.tokens_sampled += rollout.length();
+        total_tokens += static_cast<idx>(group.prompt.size()) + rollout.length();
+      }
+    }
+    work.rows_recomputed = learned.rows_forward;
+    work.rows_learned = learned.rows_forward;
+    work.tokens_learned = learned.tokens;
+    const double floor = FloorFlops(weights_.config, work) / gemm_rate_;
+    metrics["perf/total_num_tokens"] = total_tokens;
+    metrics["perf/throughput"] = static_cast<double>(total_tokens) / step_seconds;
+    metrics["perf/time_per_step"] = step_seconds;
+    metrics["perf/gen_tokens_per_s"] = static_cast<double>(work.tokens_sampled) /
+                                       std::max(1e-9, metrics.at("timing_s/gen").get<double>());
+    metrics["perf/gemm_rate"] = gemm_rate_;
+    metrics["perf/mfu/actor"] = floor / step_seconds;
+    metrics["perf/floor_s"] = floor;
+    metrics["perf/ratio_to_floor"] = step_seconds / floor;
+    metrics["perf/cpu_memory_used_gb"] = static_cast<double>(PeakRssBytes()) / 1e9;
+  }
+
+  void WriteSamples(idx step, const std::vector<RolloutGroup>& groups) {
+    idx left = config_.monitor.samples_per_step;
+    for (const RolloutGroup& group : groups) {
+      if (left-- <= 0) return;
+      const Rollout& rollout = group.rollouts.front();
+      const Problem& problem = train_problems_[static_cast<std::size_t>(group.problem)];
+      ordered_json line;
+      line["training/global_step"] = step;
+      line["step"] = step;
+      line["input"] = prompts_.RenderText(problem.messages);
+      line["output"] = rollout.text;
+      line["gts"] = problem.answer;
+      line["score"] = rollout.reward.value;
+      line["note"] = rollout.reward.note;
+      line["advantage"] = rollout.advantage;
+      line["finish_reason"] = FinishReasonName(rollout.finish);
+      line["length"] = rollout.length();
+      log_->WriteSample(line);
+    }
+  }
+
+  const TrainConfig& config_;
+  const TrainOptions& options_;
+  Tokenizer tokenizer_;
+  Weights weights_;
+  AdamW optimizer_;
+  PromptRenderer prompts_;
+  std::unique_ptr<Reward> reward_;
+  const Algorithm& algorithm_;
+  std::vector<Problem> train_problems_, eval_problems_;
+  std::unique_ptr<PackedWeights<T>> packed_, reference_;
+  std::unique_ptr<Transformer<T>> model_, reference_model_;
+  std::unique_ptr<Learner<T>> learner_;
+  std::unique_ptr<RunLog> log_;
+  Buffer<float> grad_;
+  std::string initial_digest_;
+  double gemm_rate_ = 0;
+  double save_seconds_ = 0;
+  double last_eval_ = 0;
+  idx last_eval_step_ = -1;
+  double best_reward_ = -1e300;
+  idx best_step_ = -1;
+};
+
+}  // namespace
+
+TrainResult Train(const TrainConfig& config, const TrainOptions& options) {
+  ValidateTrainConfig(config);
+  SelectIsa(config.run.isa);
+  SetNumThreads(static_cast<int>(config.run.threads));
+  if (config.model.dtype == "f32") return Trainer<float>(config, options).Run();
+  return Trainer<bf16>(config, options).Run();
+}
+
+}  // namespace opo

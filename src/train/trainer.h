@@ -1,0 +1,46 @@
+// The training run: generate, score, advantages, learn, step, log, evaluate, checkpoint.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "train/config.h"
+
+namespace opo {
+
+struct TrainOptions {
+  bool resume = false;     // continue the run in config.run.dir from its newest good checkpoint
+  bool progress = true;    // the progress line on stderr
+  bool final_eval = true;  // evaluate before the first and after the last step
+};
+
+// An evaluated answer, for people.
+struct Answer {
+  std::string prompt;
+  std::string gold;
+  std::string text;
+  double reward = 0;
+};
+
+struct EvalResult {
+  double pass_rate = 0;  // mean reward
+  std::vector<Answer> answers;
+};
+
+struct TrainResult {
+  std::string run_dir;
+  idx steps = 0;
+  double reward = 0;  // mean training reward of the last step
+  std::string weights_digest;
+  EvalResult before, after;
+  int signal = 0;  // the signal that ended the run after its checkpoint; 0: it ran to its end
+};
+
+// Runs to train.steps. Writes into config.run.dir: config.toml, manifest.json, metrics.jsonl,
+// samples.jsonl, TensorBoard events, checkpoints/, and model/ (the newest checkpoint's).
+// Throws Error: kUsage for settings that do not fit the model, kInput for bad files, kWork for
+// non-finite numbers (the weights are then those of before the step) and full disks, kExactness
+// where the learner's log-probs differ from the sampler's.
+TrainResult Train(const TrainConfig& config, const TrainOptions& options);
+
+}  // namespace opo
