@@ -42,7 +42,10 @@ RunLog::RunLog(const std::string& run_dir, idx last_step, bool tensorboard)
     : run_dir_(run_dir),
       metrics_(OpenAfter(run_dir + "/metrics.jsonl", last_step)),
       samples_(OpenAfter(run_dir + "/samples.jsonl", last_step)) {
-  if (tensorboard) events_ = std::make_unique<EventWriter>(run_dir + "/tensorboard", WallTime());
+  if (!tensorboard) return;
+  std::error_code error;  // EventWriter names the folder where this fails
+  std::filesystem::create_directories(run_dir + "/tensorboard", error);
+  events_ = std::make_unique<EventWriter>(run_dir + "/tensorboard", WallTime());
 }
 
 void RunLog::Append(File& file, const std::string& name, const ordered_json& line) {

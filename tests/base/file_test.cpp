@@ -1,0 +1,89 @@
+#include "base/file.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <functional>
+
+#include "base/error.h"
+
+namespace opo {
+namespace {
+
+namespace fs = std::filesystem;
+
+class FileTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(testing::TempDir()) /
+              ("opo_file_test_" + std::to_string(::getpid()) + "_" +
+               testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  std::string Path(const char* name) const { return (folder_ / name).string(); }
+  fs::path folder_;
+};
+
+ErrorCode CodeOf(const std::function<void()>& action, const std::string& mentions) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(mentions), std::string::npos) << error.what();
+    return error.code();
+  }
+  ADD_FAILURE() << "no error";
+  return ErrorCode::kWork;
+}
+
+TEST_F(FileTest, WhatIsWrittenIsRead) {
+  const std::string content("a\0b\n\xff", 5);
+  WriteFileAtomically(Path("x"), content);
+  EXPECT_EQ(ReadFile(Path("x")), content);
+  WriteFileAtomically(Path("x"), "");
+  EXPECT_EQ(ReadFile(Path("x")), "");
+  const MappedFile empty(Path("x"));
+  EXPECT_TRUE(empty.bytes().empty());
+}
+
+TEST_F(FileTest, NothingIsLeftBesideIt) {
+  WriteFileAtomically(Path("x"), "1");
+  WriteFileAtomically(Path("x"), "2");
+  int files = 0;
+  for ([[maybe_unused]] const auto& entry : fs::directory_iterator(folder_)) ++files;
+  EXPECT_EQ(files, 1);
+}
+
+TEST_F(FileTest, AFailedWriteLeavesTheOldContent) {
+  WriteFileAtomically(Path("x"), "old");
+  fs::create_directory(Path("x.partial"));  // in the way of the new content
+  EXPECT_EQ(CodeOf([&] { WriteFileAtomically(Path("x"), "new"); }, Path("x")), ErrorCode::kWork);
+  EXPECT_EQ(ReadFile(Path("x")), "old");
+}
+
+TEST_F(FileTest, AMapKeepsWhatItSawWhenTheFileIsReplaced) {
+  WriteFileAtomically(Path("x"), "old");
+  const MappedFile map(Path("x"));
+  WriteFileAtomically(Path("x"), "new and longer");
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(map.bytes().data()), map.bytes().size()),
+            "old");
+}
+
+TEST_F(FileTest, ErrorsNameThePath) {
+  EXPECT_EQ(CodeOf([&] { ReadFile(Path("none")); }, Path("none")), ErrorCode::kInput);
+  EXPECT_EQ(CodeOf([&] { ReadFile(folder_.string()); }, folder_.string()), ErrorCode::kInput);
+  EXPECT_EQ(CodeOf([&] { WriteFileAtomically(Path("no/x"), "1"); }, Path("no/x")),
+            ErrorCode::kWork);
+  EXPECT_EQ(CodeOf([&] { SyncPath(Path("none")); }, Path("none")), ErrorCode::kWork);
+}
+
+TEST_F(FileTest, AFifoIsRefusedWithoutWaiting) {
+  ASSERT_EQ(::mkfifo(Path("pipe").c_str(), 0600), 0);
+  // A reader that opens a fifo waits for a writer; hostile folders hold such things.
+  EXPECT_EQ(CodeOf([&] { ReadFile(Path("pipe")); }, Path("pipe")), ErrorCode::kInput);
+}
+
+}  // namespace
+}  // namespace opo

@@ -1,0 +1,328 @@
+// E1, E2, E3 and E6 for the learner: same log-probs as the sampler, and the same gradient bits
+// whatever the threads and the memory budget.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "reference/tiny_model.h"
+#include "train/learner.h"
+
+namespace opo {
+namespace {
+
+constexpr double kTemperature = 0.9;
+
+TokenLoss OnPolicy(double, double, double advantage) { return PolicyGradientLoss(advantage); }
+
+// Rollouts of the tiny model, with advantages of both signs; the second group has none.
+template <class T>
+std::vector<RolloutGroup> Rollouts() {
+  TinyModel<T> tiny(TinyWeights());
+  auto groups = MakeGroups({33, 5, 1, 70, 2}, 5, 259);
+  SamplingConfig config;
+  config.temperature = kTemperature;
+  config.max_new_tokens = 110;
+  const Tokenizer tokenizer = Tokenizer::Bytes();
+  Generate(tiny.model, tokenizer, std::span<RolloutGroup>(groups), config);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t s = 0; s < 5; ++s) {
+      groups[g].rollouts[s].advantage =
+          g == 1 ? 0.0 : std::sin(1.0 + static_cast<double>(5 * g + s));
+    }
+  }
+  return groups;
+}
+
+std::vector<LearnGroup> WithWeights(const std::vector<RolloutGroup>& groups) {
+  std::vector<LearnGroup> learn;
+  for (const RolloutGroup& g : groups) {
+    learn.push_back({&g, std::vector<double>(g.rollouts.size(), 0.01)});
+  }
+  return learn;
+}
+
+struct Learned {
+  Buffer<float> grad;
+  LearnResult result;
+};
+
+LearnerConfig Config(idx unit_tokens) {
+  LearnerConfig config;
+  config.unit_tokens = unit_tokens;
+  config.inv_temperature = static_cast<float>(1 / kTemperature);
+  return config;
+}
+
+template <class T>
+Learned Learn(const std::vector<RolloutGroup>& groups, const LearnerConfig& config,
+              const Weights& weights = TinyWeights()) {
+  TinyModel<T> tiny(weights, true);
+  Learner<T> learner(tiny.model, weights.layout, config);
+  Learned out{Buffer<float>(weights.layout.size), {}};
+  const auto learn = WithWeights(groups);
+  out.result = learner.Accumulate(learn, OnPolicy, out.grad.data());
+  return out;
+}
+
+// Bytes of a budget that holds the largest unit and nothing more.
+template <class T>
+idx LeastMemory(const std::vector<RolloutGroup>& groups, idx unit_tokens) {
+  TinyModel<T> tiny(TinyWeights(), true);
+  const Learner<T> learner(tiny.model, TinyWeights().layout, Config(unit_tokens));
+  idx rows = 0;
+  for (const Unit& unit : CutUnits(WithWeights(groups), unit_tokens)) {
+    rows = std::max(rows, RoundUp(unit.sample_rows + unit.prefix_rows, kRowBlock));
+  }
+  return rows * learner.row_bytes();
+}
+
+double Norm(const Buffer<float>& x) {
+  double sum = 0;
+  for (const float v : x.span()) sum += double{v} * double{v};
+  return std::sqrt(sum);
+}
+
+double Distance(const Buffer<float>& a, const Buffer<float>& b) {
+  double sum = 0;
+  for (idx i = 0; i < a.size(); ++i) {
+    const double d = double{a[i]} - double{b[i]};
+    sum += d * d;
+  }
+  return std::sqrt(sum);
+}
+
+template <class T>
+class LearnerExactness : public testing::Test {
+ protected:
+  void TearDown() override {
+    SetNumThreads(0);
+    SelectIsa("");
+  }
+  const std::vector<RolloutGroup>& groups() {
+    static const std::vector<RolloutGroup> all = Rollouts<T>();
+    return all;
+  }
+};
+using Types = testing::Types<bf16, float>;
+TYPED_TEST_SUITE(LearnerExactness, Types);
+
+TYPED_TEST(LearnerExactness, LearnerRepeatsTheSamplersLogProbsBitwise) {
+  idx tokens = 0;
+  idx longest = 0;
+  for (std::size_t g = 0; g < this->groups().size(); ++g) {
+    for (const Rollout& r : this->groups()[g].rollouts) {
+      tokens += g == 1 ? 0 : r.length();  // a group without any gradient is not learned
+      longest = std::max(longest, r.length());
+    }
+  }
+  EXPECT_GT(longest, 3 * kKeyBlock);
+  for (const idx unit : {64, 256, 100000}) {
+    const Learned learned = Learn<TypeParam>(this->groups(), Config(unit));
+    EXPECT_EQ(learned.result.compared_tokens, tokens);
+    EXPECT_EQ(learned.result.mismatched_tokens, 0);
+    EXPECT_EQ(learned.result.logprob_diff_max, 0);
+    EXPECT_EQ(learned.result.kl_sum, 0);
+    EXPECT_GT(Norm(learned.grad), 0);
+  }
+}
+
+TYPED_TEST(LearnerExactness, CompareSeesEveryGroupAndNoMismatch) {
+  TinyModel<TypeParam> tiny(TinyWeights());
+  Learner<TypeParam> learner(tiny.model, TinyWeights().layout, Config(200));
+  for (const RolloutGroup& group : this->groups()) {
+    const LearnResult result = learner.Compare(group);
+    idx tokens = 0;
+    for (const Rollout& r : group.rollouts) tokens += r.length();
+    EXPECT_EQ(result.compared_tokens, tokens);
+    EXPECT_EQ(result.mismatched_tokens, 0);
+  }
+}
+
+// The controls of E1: one bit of one log-prob; and a sampler that had put the keys into other
+// blocks.
+TYPED_TEST(LearnerExactness, AMismatchIsCounted) {
+  auto changed = this->groups();
+  float& logprob = changed[3].rollouts[2].logprobs[0];
+  logprob = std::nextafter(logprob, 0.0f);
+  EXPECT_EQ(Learn<TypeParam>(changed, Config(256)).result.mismatched_tokens, 1);
+
+  auto moved = this->groups();
+  const TokenId last = moved[0].prompt.back();
+  moved[0].prompt.pop_back();
+  for (Rollout& r : moved[0].rollouts) {
+    r.tokens.insert(r.tokens.begin(), last);
+    r.logprobs.insert(r.logprobs.begin(), 0.0f);
+  }
+  TinyModel<TypeParam> tiny(TinyWeights());
+  Learner<TypeParam> learner(tiny.model, TinyWeights().layout, Config(256));
+  // The five tokens that were moved differ in any case.
+  EXPECT_GT(learner.Compare(moved[0]).mismatched_tokens, 5) << "other key blocks went unnoticed";
+}
+
+TYPED_TEST(LearnerExactness, ThreadsChangeNoBitOfTheGradient) {
+  SetNumThreads(1);
+  const Learned one = Learn<TypeParam>(this->groups(), Config(256));
+  for (const int threads : {2, 3}) {
+    SetNumThreads(threads);
+    const Learned many = Learn<TypeParam>(this->groups(), Config(256));
+    EXPECT_TRUE(SameBits(one.grad, many.grad)) << threads << " threads";
+    EXPECT_EQ(one.result.loss, many.result.loss);
+  }
+}
+
+TYPED_TEST(LearnerExactness, TheMemoryBudgetChangesNoBitOfTheGradient) {
+  constexpr idx kUnit = 200;  // two or three units a group
+  const idx least = LeastMemory<TypeParam>(this->groups(), kUnit);
+  LearnerConfig config = Config(kUnit);
+  const Learned all = Learn<TypeParam>(this->groups(), config);
+  EXPECT_EQ(all.result.micro_batches, 1);
+  std::vector<LearnGroup> learned;
+  for (const LearnGroup& g : WithWeights(this->groups())) {
+    if (g.group != &this->groups()[1]) learned.push_back(g);
+  }
+  const auto units = static_cast<idx>(CutUnits(learned, kUnit).size());
+  EXPECT_GE(units, 9) << "groups are to have several units";
+  idx most = 0;
+  for (const double factor : {1.0, 1.3, 1.7, 2.0, 2.6, 3.5, 5.0}) {
+    config.memory_bytes = static_cast<idx>(static_cast<double>(least) * factor);
+    const Learned part = Learn<TypeParam>(this->groups(), config);
+    EXPECT_GT(part.result.micro_batches, 1);
+    EXPECT_TRUE(SameBits(all.grad, part.grad)) << part.result.micro_batches << " micro-batches";
+    EXPECT_EQ(all.result.loss, part.result.loss);
+    EXPECT_EQ(part.result.mismatched_tokens, 0);
+    most = std::max(most, part.result.micro_batches);
+  }
+  EXPECT_GT(most, static_cast<idx>(learned.size())) << "no group was cut between micro-batches";
+}
+
+TYPED_TEST(LearnerExactness, ABudgetBelowOneUnitIsAUsageError) {
+  LearnerConfig config = Config(200);
+  config.memory_bytes = LeastMemory<TypeParam>(this->groups(), 200) - 1;
+  try {
+    Learn<TypeParam>(this->groups(), config);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_NE(std::string(error.what()).find("memory_mb"), std::string::npos) << error.what();
+  }
+}
+
+// The controls of E3 and E6: the same gradient with the sums over rows in another order (the
+// samples of each group from last to first) has other bits, and is the same gradient.
+TYPED_TEST(LearnerExactness, AnotherOrderOfRowsIsNoticed) {
+  const Learned right = Learn<TypeParam>(this->groups(), Config(200));
+  auto reversed = this->groups();
+  for (RolloutGroup& g : reversed) std::reverse(g.rollouts.begin(), g.rollouts.end());
+  const Learned other = Learn<TypeParam>(reversed, Config(200));
+  EXPECT_EQ(other.result.mismatched_tokens, 0) << "E2: a sample's place changes nothing";
+  EXPECT_FALSE(SameBits(right.grad, other.grad)) << "another order of rows went unnoticed";
+  // f32 sums of a few thousand rows; the terms are the same numbers.
+  EXPECT_LT(Distance(right.grad, other.grad), 1e-3 * Norm(right.grad));
+}
+
+// E6 where a cut is most dangerous: units that end in the middle of a pair of rows, and a budget
+// under which the prompt's dK and dV must survive from one micro-batch to the next.
+TYPED_TEST(LearnerExactness, ACutGroupKeepsItsPromptsGradient) {
+  const std::vector<RolloutGroup> one = {this->groups()[3]};
+  LearnerConfig config = Config(1);  // a unit a sample
+  const Learned all = Learn<TypeParam>(one, config);
+  EXPECT_EQ(all.result.micro_batches, 1);
+  config.memory_bytes = LeastMemory<TypeParam>(one, 1);
+  const Learned part = Learn<TypeParam>(one, config);
+  EXPECT_GE(part.result.micro_batches, 3);
+  EXPECT_TRUE(SameBits(all.grad, part.grad));
+}
+
+TYPED_TEST(LearnerExactness, TheContractHoldsOnEveryInstructionSetPath) {
+  for (const IsaPath& path : IsaPaths()) {
+    if (!path.available) continue;
+    SelectIsa(path.name);
+    const auto groups = Rollouts<TypeParam>();
+    LearnerConfig config = Config(200);
+    const Learned all = Learn<TypeParam>(groups, config);
+    EXPECT_EQ(all.result.mismatched_tokens, 0) << path.name;
+    EXPECT_GT(all.result.compared_tokens, 0) << path.name;
+    config.memory_bytes = LeastMemory<TypeParam>(groups, 200);
+    EXPECT_TRUE(SameBits(all.grad, Learn<TypeParam>(groups, config).grad)) << path.name;
+  }
+}
+
+TYPED_TEST(LearnerExactness, GroupsWithoutGradientAreSkippedBitwise) {
+  std::vector<RolloutGroup> others = this->groups();
+  others.erase(others.begin() + 1);
+  EXPECT_TRUE(SameBits(Learn<TypeParam>(this->groups(), Config(200)).grad,
+                       Learn<TypeParam>(others, Config(200)).grad));
+}
+
+TEST(CutUnits, DependOnLengthsAloneAndPromptsEndTheLast) {
+  RolloutGroup group;
+  group.prompt = {1, 2, 3, 4};
+  for (const std::size_t n : {10, 20, 70, 5, 5}) {
+    group.rollouts.emplace_back();
+    group.rollouts.back().tokens.assign(n, 7);
+  }
+  const LearnGroup learn{&group, std::vector<double>(5, 1.0)};
+  const auto units = CutUnits({&learn, 1}, 30);
+  ASSERT_EQ(units.size(), 3U);
+  EXPECT_EQ(units[0].num_samples, 2);
+  EXPECT_EQ(units[0].padded_rows(), 32);
+  EXPECT_EQ(units[1].first_sample, 2);
+  EXPECT_EQ(units[1].num_samples, 1);  // longer than a unit: one of its own
+  EXPECT_EQ(units[1].padded_rows(), 96);
+  EXPECT_FALSE(units[1].last);
+  EXPECT_EQ(units[2].sample_rows, 10);
+  EXPECT_EQ(units[2].prefix_rows, 3);
+  EXPECT_TRUE(units[2].last);
+}
+
+template <class T>
+void CheckSmolLm2() {
+  const Weights weights = LoadWeights(SmolLm2Path());
+  const Tokenizer tokenizer = Tokenizer::Load(SmolLm2Path());
+  auto groups = MakeGroups({1, 33}, 2, 40000);
+  groups[0].prompt = tokenizer.Encode("The");
+  SamplingConfig config;
+  config.temperature = kTemperature;
+  config.max_new_tokens = 40;
+  TinyModel<T> smol(weights, true);
+  Generate(smol.model, tokenizer, std::span<RolloutGroup>(groups), config);
+  for (RolloutGroup& g : groups) {
+    g.rollouts[0].advantage = 1;
+    g.rollouts[1].advantage = -0.5;
+  }
+  const auto learn = WithWeights(groups);
+  const auto run = [&](idx memory_rows) {
+    LearnerConfig learner_config = Config(50);
+    Learner<T> sizes(smol.model, weights.layout, learner_config);
+    learner_config.memory_bytes = memory_rows * sizes.row_bytes();
+    Learner<T> learner(smol.model, weights.layout, learner_config);
+    Learned out{Buffer<float>(weights.layout.size), {}};
+    out.result = learner.Accumulate(learn, OnPolicy, out.grad.data());
+    EXPECT_EQ(out.result.mismatched_tokens, 0);
+    EXPECT_GT(out.result.compared_tokens, 0);
+    return out;
+  };
+  const Learned all = run(100000);
+  EXPECT_EQ(all.result.micro_batches, 1);
+  SetNumThreads(3);
+  const Learned part = run(96);
+  SetNumThreads(0);
+  EXPECT_GT(part.result.micro_batches, 1);
+  EXPECT_TRUE(SameBits(all.grad, part.grad)) << "E3, E6";
+  EXPECT_GT(Norm(all.grad), 0);
+}
+
+TEST(SmolLm2, LearningIsExactInBf16) {
+  OPO_NEEDS_SMOLLM2();
+  CheckSmolLm2<bf16>();
+}
+TEST(SmolLm2, LearningIsExactInF32) {
+  OPO_NEEDS_SMOLLM2();
+  CheckSmolLm2<float>();
+}
+
+}  // namespace
+}  // namespace opo
