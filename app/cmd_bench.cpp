@@ -128,7 +128,7 @@ void BenchStep(const BenchArguments& args) {
   PackedWeights<T> packed(weights, true);
   Transformer<T> model(packed);
   Learner<T> learner(model, weights.layout, LearnerConfig{});
-  AdamW optimizer(weights.layout.size, OptimizerConfig{});
+  AdamW optimizer(weights.layout, OptimizerConfig{});
   Buffer<float> grad(weights.layout.size);
   const double rate =
       MeasureGemmRate(weights.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.5);

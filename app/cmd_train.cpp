@@ -53,7 +53,7 @@ void RunTrain(const TrainArguments& args, int& exit_code) {
   if (!args.resume.empty()) {
     if (!path.empty()) Fail(ErrorCode::kUsage, "--resume takes the run's folder, without a CONFIG");
     path = args.resume + "/config.toml";
-    overrides.push_back("run.dir=\"" + args.resume + "\"");
+    overrides.push_back("run.dir=" + args.resume);
     options.resume = true;
   } else if (path.empty() && !args.print_config) {
     Fail(ErrorCode::kUsage, "train: give a CONFIG (examples/tiny.toml), or --resume RUN_DIR");

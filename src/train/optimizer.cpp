@@ -53,6 +53,16 @@ std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab) {
   return "";
 }
 
+AdamW::AdamW(const SlabLayout& layout, const OptimizerConfig& config)
+    : config_(config), m_(layout.size), v_(layout.size) {
+  for (const TensorSpec& t : layout.tensors) {
+    for (idx at = 0; at < t.size(); at += kStepChunk) {
+      chunks_.push_back(
+          {t.offset + at, t.offset + std::min(t.size(), at + kStepChunk), !t.is_vector});
+    }
+  }
+}
+
 void AdamW::Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, double grad_scale) {
   ++steps_;
   AdamWArgs args;
@@ -65,10 +75,13 @@ void AdamW::Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, d
   const double t = static_cast<double>(steps_);
   args.bias1 = static_cast<float>(1.0 - std::pow(config_.beta1, t));
   args.bias2 = static_cast<float>(1.0 - std::pow(config_.beta2, t));
+  AdamWArgs no_decay = args;
+  no_decay.weight_decay = 0;
   const auto kernel = ActiveKernels().adamw;
-  ParallelChunks(weights.size(), kStepChunk, [&](idx begin, idx end) {
-    kernel(weights.data() + begin, m_.data() + begin, v_.data() + begin, grad.data() + begin,
-           end - begin, args);
+  ParallelFor(static_cast<idx>(chunks_.size()), [&](idx i) {
+    const Chunk& c = chunks_[static_cast<std::size_t>(i)];
+    kernel(weights.data() + c.begin, m_.data() + c.begin, v_.data() + c.begin, grad.data() + c.begin,
+           c.end - c.begin, c.decay ? args : no_decay);
   });
 }
 

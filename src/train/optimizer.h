@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/buffer.h"
 #include "model/weights.h"
@@ -21,10 +22,10 @@ std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab);
 
 class AdamW {
  public:
-  AdamW(idx slab_size, const OptimizerConfig& config) : config_(config), m_(slab_size), v_(slab_size) {}
+  AdamW(const SlabLayout& layout, const OptimizerConfig& config);
 
-  // One step: the gradient times `grad_scale` (clipping), weights in place. Norms and biases are
-  // decayed like all others, as in verl and TRL.
+  // One step: the gradient times `grad_scale` (clipping), weights in place. Weight decay is of
+  // matrices only; norms and biases are left alone, as transformers' trainer does.
   void Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, double grad_scale);
 
   idx steps() const { return steps_; }
@@ -33,7 +34,12 @@ class AdamW {
   void SetSteps(idx steps) { steps_ = steps; }
 
  private:
+  struct Chunk {
+    idx begin, end;
+    bool decay;
+  };
   OptimizerConfig config_;
+  std::vector<Chunk> chunks_;
   idx steps_ = 0;
   Buffer<float> m_, v_;
 };

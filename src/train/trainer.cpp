@@ -151,7 +151,7 @@ class Trainer {
                      ? InitWeights(InitConfig(config.model.init, tokenizer_), config.model.init.seed,
                                    config.model.init.std)
                      : LoadWeights(config.model.path)),
-        optimizer_(weights_.layout.size, config.train),
+        optimizer_(weights_.layout, config.train),
         prompts_(tokenizer_, config.data.system),
         reward_(MakeReward(config.reward)),
         algorithm_(FindAlgorithm(config.algorithm.name)) {

@@ -1,0 +1,194 @@
+// The training program as its users meet it: contract E3, E5, E6 on whole runs, faults, exit codes.
+#include <gtest/gtest.h>
+
+#include "app/program.h"
+
+namespace opo {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The tiny example, shortened, with a checkpoint every third step.
+std::vector<std::string> TinyRun(const std::string& dir, const std::vector<std::string>& more = {}) {
+  std::vector<std::string> args = {"train", Example("tiny.toml"), "--quiet",
+                                   "--set", "run.dir=" + dir,
+                                   "--set", "train.steps=24",
+                                   "--set", "checkpoint.every=3"};
+  for (const std::string& m : more) {
+    args.push_back("--set");
+    args.push_back(m);
+  }
+  return args;
+}
+
+std::string DigestOf(const ProgramResult& result) {
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  return result.last_line()["weights_digest"].get<std::string>();
+}
+
+class WholeRun : public testing::Test {
+ protected:
+  ScratchFolder scratch_;
+  std::string Digest(const std::string& name, const std::vector<std::string>& more = {}) {
+    return DigestOf(RunProgram(TinyRun(scratch_ / name, more)));
+  }
+};
+
+TEST_F(WholeRun, EveryStepComparesAndNothingDiffers) {
+  Digest("run");
+  const auto steps = StepsOf(scratch_ / "run");
+  ASSERT_EQ(steps.size(), 24U);
+  for (const auto& step : steps) {
+    EXPECT_GT(step["exact/compared_tokens"].get<int>(), 0);
+    EXPECT_EQ(step["exact/mismatched_tokens"].get<int>(), 0);
+    EXPECT_EQ(step["exact/logprob_diff_max"].get<double>(), 0.0);
+  }
+}
+
+TEST_F(WholeRun, ThreadsChangeNothing) {
+  const std::string one = Digest("t1", {"run.threads=1"});
+  EXPECT_EQ(one, Digest("t2", {"run.threads=2"}));
+  EXPECT_EQ(one, Digest("t3", {"run.threads=3"}));
+  EXPECT_EQ(StepsOf(scratch_ / "t1"), StepsOf(scratch_ / "t3"));
+}
+
+TEST_F(WholeRun, MemoryBudgetsChangeNothing) {
+  // Units of at most 32 tokens; 24 MB hold a few of them, 400 MB a whole batch.
+  const std::string small = Digest("small", {"train.unit_tokens=32", "run.memory_mb=24"});
+  EXPECT_EQ(small, Digest("large", {"train.unit_tokens=32", "run.memory_mb=400"}));
+  const auto steps_small = ReadText(scratch_ / "small/metrics.jsonl");
+  const auto first = nlohmann::json::parse(steps_small.substr(0, steps_small.find('\n')));
+  EXPECT_GT(first["learn/micro_batches"].get<int>(), 1) << "the budget was meant to be tight";
+}
+
+TEST_F(WholeRun, SlotsChangeNothing) {
+  EXPECT_EQ(Digest("all"), Digest("few", {"rollout.slots=5"}));
+}
+
+TEST_F(WholeRun, SeedsUnitsAndShardsDoChangeSomething) {
+  // The comparisons above could not fail if the digest did not see such changes.
+  const std::string base = Digest("base");
+  EXPECT_NE(base, Digest("seed", {"train.seed=2"}));
+  EXPECT_NE(base, Digest("shards", {"train.shards=4"}));
+}
+
+TEST_F(WholeRun, KilledAnywhereAndResumedGivesTheSameBits) {
+  const std::string want = Digest("whole");
+  int kills = 0;
+  // Delays spread over a run's whole life by a fixed sequence.
+  for (int round = 0; round < 6; ++round) {
+    const std::string dir = scratch_ / ("killed" + std::to_string(round));
+    ProgramResult result;
+    std::vector<std::string> args = TinyRun(dir);
+    for (int attempt = 0; attempt < 40; ++attempt) {
+      const int delay = 30 + (round * 197 + attempt * 331) % 700;
+      result = RunProgram(args, attempt < 12 ? delay : -1);
+      if (result.exit_code == 0) break;
+      ASSERT_EQ(result.exit_code, 128 + SIGKILL) << result.err;
+      ++kills;
+      // A kill before the manifest was written leaves no run to resume.
+      if (fs::exists(dir + "/manifest.json")) args = {"train", "--resume", dir, "--quiet"};
+    }
+    EXPECT_EQ(DigestOf(result), want) << "round " << round;
+    EXPECT_EQ(StepsOf(dir), StepsOf(scratch_ / "whole")) << "round " << round;
+    EXPECT_EQ(ReadText(dir + "/samples.jsonl"), ReadText(scratch_ / "whole/samples.jsonl"));
+  }
+  EXPECT_GE(kills, 10) << "the kills came too late to test anything";
+}
+
+TEST_F(WholeRun, ATornCheckpointIsNoticedAndTheOneBeforeIsUsed) {
+  const std::string want = Digest("whole");
+  const std::string dir = scratch_ / "torn";
+  Digest("torn", {"train.steps=12"});
+  const std::string newest = dir + "/checkpoints/step_000012/optimizer.safetensors";
+  fs::resize_file(newest, fs::file_size(newest) - 100);
+  const ProgramResult result =
+      RunProgram({"train", "--resume", dir, "--quiet", "--set", "train.steps=24"});
+  EXPECT_NE(result.err.find("step_000012"), std::string::npos) << result.err;
+  EXPECT_EQ(DigestOf(result), want);
+}
+
+TEST_F(WholeRun, AFlippedBitInACheckpointIsNoticed) {
+  const std::string want = Digest("whole");
+  const std::string dir = scratch_ / "flipped";
+  Digest("flipped", {"train.steps=12"});
+  const std::string newest = dir + "/checkpoints/step_000012/model/model.safetensors";
+  std::fstream file(newest, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(5000);
+  const char byte = static_cast<char>(file.get() ^ 1);
+  file.seekp(5000);
+  file.put(byte);
+  file.close();
+  const ProgramResult result =
+      RunProgram({"train", "--resume", dir, "--quiet", "--set", "train.steps=24"});
+  EXPECT_NE(result.err.find("model.safetensors"), std::string::npos) << result.err;
+  EXPECT_EQ(DigestOf(result), want);
+}
+
+TEST_F(WholeRun, SigtermCheckpointsAndResumes) {
+  const std::string want = Digest("whole");
+  const std::string dir = scratch_ / "term";
+  const ProgramResult stopped = RunProgram(TinyRun(dir, {"train.steps=24"}), 300, SIGTERM);
+  if (stopped.exit_code != 0) {  // 0: it was done already
+    EXPECT_EQ(stopped.exit_code, 128 + SIGTERM) << stopped.err;
+    EXPECT_EQ(DigestOf(RunProgram({"train", "--resume", dir, "--quiet"})), want);
+  }
+}
+
+TEST_F(WholeRun, SeveralUpdatesABatchAreRefusedInExactModeOnly) {
+  const ProgramResult refused = RunProgram(TinyRun(scratch_ / "a", {"train.mini_batch=8"}));
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("algorithm.exact"), std::string::npos) << refused.err;
+  Digest("b", {"train.mini_batch=8", "algorithm.exact=false", "train.steps=8", "algorithm.clip_low=0.001",
+               "algorithm.clip_high=0.001"});
+  double clipped = 0;
+  for (const auto& step : StepsOf(scratch_ / "b")) {
+    EXPECT_EQ(step["training/optimizer_steps"].get<int>(), 2);
+    clipped += step["actor/pg_clipfrac"].get<double>();
+  }
+  EXPECT_GT(clipped, 0.0) << "the second update never left ratio 1";
+}
+
+TEST_F(WholeRun, EveryAlgorithmRuns) {
+  for (const char* name : {"opo", "opo_batch", "grpo", "dr_grpo", "rloo", "reinforce"}) {
+    Digest(name, {std::string("algorithm.name=") + name, "train.steps=3", "monitor.kl_every=1"});
+    const auto steps = StepsOf(scratch_ / name);
+    // At the first step the policy is its own reference.
+    EXPECT_EQ(steps.at(0)["monitor/kl_k1"].get<double>(), 0.0);
+    EXPECT_GT(steps.at(2)["monitor/kl_k3"].get<double>(), 0.0);
+  }
+}
+
+TEST_F(WholeRun, NonFiniteNumbersStopTheRunBeforeTheWeightsChange) {
+  // A reward beyond f32 makes the gradient infinite.
+  const ProgramResult result = RunProgram(TinyRun(scratch_ / "nan", {"reward.0.weight=1e300"}));
+  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_NE(result.err.find("not finite"), std::string::npos) << result.err;
+}
+
+TEST_F(WholeRun, BadUsageAndBadFilesHaveTheirExitCodes) {
+  const ProgramResult typo = RunProgram(TinyRun(scratch_ / "x", {"train.stepz=3"}));
+  EXPECT_EQ(typo.exit_code, 2);
+  EXPECT_NE(typo.err.find("train.steps"), std::string::npos) << typo.err;
+  const ProgramResult missing =
+      RunProgram(TinyRun(scratch_ / "y", {"data.train=" + (scratch_ / "absent.jsonl")}));
+  EXPECT_EQ(missing.exit_code, 3) << missing.err;
+  Digest("taken", {"train.steps=1"});
+  const ProgramResult taken = RunProgram(TinyRun(scratch_ / "taken", {"train.steps=1"}));
+  EXPECT_EQ(taken.exit_code, 2);
+  EXPECT_NE(taken.err.find("--resume"), std::string::npos) << taken.err;
+  const ProgramResult isa = RunProgram(TinyRun(scratch_ / "z", {"run.isa=mmx"}));
+  EXPECT_EQ(isa.exit_code, 2);
+  EXPECT_NE(isa.err.find("portable"), std::string::npos) << isa.err;
+}
+
+TEST_F(WholeRun, AResumeOnAnotherPathIsRefused) {
+  Digest("path", {"train.steps=3", "run.isa=portable"});
+  const ProgramResult result = RunProgram({"train", "--resume", scratch_ / "path", "--quiet", "--set",
+                                           "run.isa=portable", "--set", "train.unit_tokens=64"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(result.err.find("unit_tokens"), std::string::npos) << result.err;
+}
+
+}  // namespace
+}  // namespace opo
