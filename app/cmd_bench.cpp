@@ -40,12 +40,13 @@ void BenchGemm(const BenchArguments& args) {
     const char* what;
     idx n, k;
   };
-  const std::vector<Shape> shapes = {{"qkv", 960, 576},     {"o", 576, 576},
+  const std::vector<Shape> shapes = {{"qkv", 960, 576},      {"o", 576, 576},
                                      {"gate_up", 3072, 576}, {"down", 576, 1536},
                                      {"head", 49152, 576},   {"dgate_up", 576, 3072}};
   ordered_json out = Header();
   out["gemm"] = ordered_json::array();
-  if (!args.json) fmt::print("{:<10} {:>6} {:>6} {:>6} {:>10}\n", "product", "M", "N", "K", "GFLOP/s");
+  if (!args.json)
+    fmt::print("{:<10} {:>6} {:>6} {:>6} {:>10}\n", "product", "M", "N", "K", "GFLOP/s");
   for (const Shape& shape : shapes) {
     Buffer<float> w(shape.n * shape.k);
     for (idx i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 17) * 0.01f;
@@ -67,10 +68,13 @@ void BenchGemm(const BenchArguments& args) {
         Gemm(gemm, packed);
         best = std::min(best, Seconds() - start);
       }
-      const double rate = 2.0 * static_cast<double>(m * shape.n) * static_cast<double>(shape.k) / best;
-      out["gemm"].push_back({{"product", shape.what}, {"m", m}, {"n", shape.n}, {"k", shape.k}, {"flops", rate}});
+      const double rate =
+          2.0 * static_cast<double>(m * shape.n) * static_cast<double>(shape.k) / best;
+      out["gemm"].push_back(
+          {{"product", shape.what}, {"m", m}, {"n", shape.n}, {"k", shape.k}, {"flops", rate}});
       if (!args.json) {
-        fmt::print("{:<10} {:>6} {:>6} {:>6} {:>10.0f}\n", shape.what, m, shape.n, shape.k, rate / 1e9);
+        fmt::print("{:<10} {:>6} {:>6} {:>6} {:>10.0f}\n", shape.what, m, shape.n, shape.k,
+                   rate / 1e9);
       }
     }
   }
@@ -84,8 +88,8 @@ std::vector<RolloutGroup> BenchGroups(const LoadedModel<T>& loaded, idx prompts,
   const std::vector<Problem> problems = ArithmeticProblems(false);
   for (idx i = 0; i < prompts; ++i) {
     RolloutGroup group;
-    group.prompt = loaded.prompts.Render(
-        problems[static_cast<std::size_t>(i) % problems.size()].messages);
+    group.prompt =
+        loaded.prompts.Render(problems[static_cast<std::size_t>(i) % problems.size()].messages);
     group.key = static_cast<std::uint64_t>(i);
     group.rollouts.resize(static_cast<std::size_t>(samples));
     groups.push_back(std::move(group));
@@ -229,7 +233,9 @@ void AddBench(CLI::App& app, int&) {
   CLI::App* step = add("step", "a whole training step, its parts, its floor", true);
   step->add_option("--prompts", args->prompts)->check(CLI::Range(1, 4096))->capture_default_str();
   step->add_option("--samples", args->samples)->check(CLI::Range(1, 4096))->capture_default_str();
-  step->add_option("--repeats", args->repeats, "the fastest of so many")->check(CLI::Range(1, 100))->capture_default_str();
+  step->add_option("--repeats", args->repeats, "the fastest of so many")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
   step->add_flag("--ignore-eos", args->ignore_eos, "every sample runs to its end");
   step->callback([args] { Dispatch(*args, BenchStep<bf16>, BenchStep<float>); });
 }

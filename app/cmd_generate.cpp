@@ -21,9 +21,15 @@ struct SamplingOptions {
     app.add_option("--temperature", config.temperature, "0: the most likely token")
         ->check(CLI::Range(0.0, 100.0))
         ->capture_default_str();
-    app.add_option("--top-k", config.top_k, "0: off")->check(CLI::NonNegativeNumber)->capture_default_str();
-    app.add_option("--top-p", config.top_p, "1: off")->check(CLI::Range(0.0, 1.0))->capture_default_str();
-    app.add_option("--min-p", config.min_p, "0: off")->check(CLI::Range(0.0, 1.0))->capture_default_str();
+    app.add_option("--top-k", config.top_k, "0: off")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    app.add_option("--top-p", config.top_p, "1: off")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
+    app.add_option("--min-p", config.min_p, "0: off")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
     app.add_option("--max-new-tokens", config.max_new_tokens, "the longest answer")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
@@ -62,7 +68,8 @@ void RunGenerate(const GenerateArguments& args) {
   std::vector<RolloutGroup> groups(lines.size());
   std::map<std::uint64_t, idx> occurrences;
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    groups[i].prompt = PromptOf(lines[i], loaded.prompts, fmt::format("{}: line {}", args.input, i + 1));
+    groups[i].prompt =
+        PromptOf(lines[i], loaded.prompts, fmt::format("{}: line {}", args.input, i + 1));
     const std::string id = lines[i].contains("id") && lines[i]["id"].is_string()
                                ? lines[i]["id"].get<std::string>()
                                : "";
@@ -129,9 +136,8 @@ void RunChat(const ChatArguments& args) {
     group.key = PromptKey("", group.prompt, 0);
     group.rollouts.resize(1);
     StreamDecoder decoder(loaded.tokenizer);
-    Generate(loaded.model, loaded.tokenizer, std::span(&group, 1), config, [&](idx, idx, TokenId token) {
-      std::cout << decoder.Push(token) << std::flush;
-    });
+    Generate(loaded.model, loaded.tokenizer, std::span(&group, 1), config,
+             [&](idx, idx, TokenId token) { std::cout << decoder.Push(token) << std::flush; });
     std::cout << decoder.Flush() << std::endl;
     messages.push_back({{"role", "assistant"}, {"content", group.rollouts.front().text}});
   }
@@ -162,9 +168,11 @@ void RunEval(const EvalArguments& args) {
       Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems), *reward, settings);
   if (args.json) {
     for (const Answer& a : result.answers) {
-      PrintJsonLine({{"prompt", a.prompt}, {"gold", a.gold}, {"text", a.text}, {"reward", a.reward}});
+      PrintJsonLine(
+          {{"prompt", a.prompt}, {"gold", a.gold}, {"text", a.text}, {"reward", a.reward}});
     }
-    PrintJsonLine({{"problems", problems.size()}, {"samples", args.n}, {"pass_rate", result.pass_rate}});
+    PrintJsonLine(
+        {{"problems", problems.size()}, {"samples", args.n}, {"pass_rate", result.pass_rate}});
     return;
   }
   fmt::print("{} problems, {} samples each: mean reward {:.4f}\n", problems.size(), args.n,
@@ -191,8 +199,11 @@ void AddGenerate(CLI::App& app, int&) {
   auto* prompt = verb->add_option("--prompt", args->prompt, "one user message");
   verb->add_option("--input", args->input, "JSON lines with `messages`, `prompt` or `prompt_ids`")
       ->excludes(prompt);
-  verb->add_option("-n", args->n, "answers a prompt")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  verb->add_flag("--json", args->json, "a JSON line an answer: ids, text, log-probs, finish reason");
+  verb->add_option("-n", args->n, "answers a prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  verb->add_flag("--json", args->json,
+                 "a JSON line an answer: ids, text, log-probs, finish reason");
   verb->callback([args] {
     if (args->input.empty() && args->prompt.empty()) {
       Fail(ErrorCode::kUsage, "generate: give --prompt TEXT or --input FILE");
@@ -215,13 +226,16 @@ void AddEval(CLI::App& app, int&) {
   CLI::App* verb = app.add_subcommand("eval", "mean reward of a model on a data set");
   args->model.Add(*verb);
   args->sampling.Add(*verb, 0.0, 256);
-  verb->add_option("--data", args->data, "arithmetic (its held-out part), or JSON lines")->capture_default_str();
+  verb->add_option("--data", args->data, "arithmetic (its held-out part), or JSON lines")
+      ->capture_default_str();
   verb->add_option("--system", args->system, "a system message put before each problem");
   verb->add_option("--reward", args->reward.kind, "how answers are scored")
       ->check(CLI::IsMember(RewardKinds()))
       ->capture_default_str();
   verb->add_option("--pattern", args->reward.pattern, "of the regex and format rewards");
-  verb->add_option("-n", args->n, "answers a problem")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  verb->add_option("-n", args->n, "answers a problem")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   verb->add_flag("--json", args->json, "a JSON line an answer, then one with the mean");
   verb->callback([args] { Dispatch(*args, RunEval<bf16>, RunEval<float>); });
 }

@@ -1,4 +1,5 @@
-// opo tokenize, opo logprobs, opo init, opo doctor: for checks against other systems, and of this one.
+// opo tokenize, opo logprobs, opo init, opo doctor: for checks against other systems, and of this
+// one.
 #include <sys/utsname.h>
 
 #include <cstdio>
@@ -56,7 +57,8 @@ void RunLogprobs(const LogprobsArguments& args) {
       if (line.contains("completion_ids")) {
         group.rollouts[0].tokens = line["completion_ids"].get<std::vector<TokenId>>();
       } else if (line.contains("completion")) {
-        group.rollouts[0].tokens = loaded.tokenizer.Encode(line["completion"].get<std::string>(), true);
+        group.rollouts[0].tokens =
+            loaded.tokenizer.Encode(line["completion"].get<std::string>(), true);
       } else {
         Fail(ErrorCode::kInput, "{}: has neither `completion` nor `completion_ids`", where);
       }
@@ -146,7 +148,8 @@ void RunDoctor() {
   Transformer<bf16> model(packed);
   std::vector<RolloutGroup> groups(2);
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    for (idx i = 0; i < 40; ++i) groups[g].prompt.push_back(static_cast<TokenId>((i * 37 + 11 * static_cast<idx>(g)) % 250));
+    for (idx i = 0; i < 40; ++i)
+      groups[g].prompt.push_back(static_cast<TokenId>((i * 37 + 11 * static_cast<idx>(g)) % 250));
     groups[g].key = g;
     groups[g].rollouts.resize(3);
   }
@@ -167,17 +170,21 @@ void RunDoctor() {
   const bool e3 = RolloutDigest(again) == sampled;
   fmt::print("E1        sampler = learner: {}\n", e1 ? "same bits" : "DIFFERENT BITS");
   fmt::print("E3        threads: {}\n", e3 ? "same bits" : "DIFFERENT BITS");
-  if (!e1 || !e3) Fail(ErrorCode::kExactness, "doctor: the exactness contract does not hold on this machine");
+  if (!e1 || !e3)
+    Fail(ErrorCode::kExactness, "doctor: the exactness contract does not hold on this machine");
 }
 
 }  // namespace
 
 void AddTokenize(CLI::App& app, int&) {
   auto args = std::make_shared<TokenizeArguments>();
-  CLI::App* verb = app.add_subcommand("tokenize", "JSON lines {\"text\"} or {\"messages\"} to {\"ids\"}");
-  verb->add_option("--model", args->model, "a .gguf file or a folder with tokenizer files")->required();
+  CLI::App* verb =
+      app.add_subcommand("tokenize", "JSON lines {\"text\"} or {\"messages\"} to {\"ids\"}");
+  verb->add_option("--model", args->model, "a .gguf file or a folder with tokenizer files")
+      ->required();
   verb->add_option("--input", args->input, "JSON lines; -: standard input")->capture_default_str();
-  verb->add_flag("--special", args->special, "markup of special tokens in `text` is not plain text");
+  verb->add_flag("--special", args->special,
+                 "markup of special tokens in `text` is not plain text");
   verb->callback([args] { RunTokenize(*args); });
 }
 
@@ -186,8 +193,9 @@ void AddLogprobs(CLI::App& app, int&) {
   CLI::App* verb = app.add_subcommand(
       "logprobs", "log-probs and entropy of given completions: JSON lines in, JSON lines out");
   args->model.Add(*verb);
-  verb->add_option("--input", args->input,
-                   "lines with `messages`, `prompt` or `prompt_ids`, and `completion` or `completion_ids`")
+  verb->add_option(
+          "--input", args->input,
+          "lines with `messages`, `prompt` or `prompt_ids`, and `completion` or `completion_ids`")
       ->capture_default_str();
   verb->add_option("--temperature", args->temperature, "of the softmax")
       ->check(CLI::Range(1e-3, 100.0))
@@ -233,8 +241,8 @@ void AddInit(CLI::App& app, int&) {
 }
 
 void AddDoctor(CLI::App& app, int&) {
-  CLI::App* verb =
-      app.add_subcommand("doctor", "the machine, the instruction-set path, and the exactness self-test");
+  CLI::App* verb = app.add_subcommand(
+      "doctor", "the machine, the instruction-set path, and the exactness self-test");
   verb->callback([] { RunDoctor(); });
 }
 

@@ -42,7 +42,8 @@ void PrintDemo(const TrainResult& result) {
     fmt::print(stderr, "\n  {}   (answer: {})\n    before: {}\n    after:  {}\n", before.prompt,
                before.gold, OneLine(before.text), OneLine(after.text));
   }
-  fmt::print(stderr, "\nThe run is in {}: metrics.jsonl, samples.jsonl, model/ (loads in transformers).\n",
+  fmt::print(stderr,
+             "\nThe run is in {}: metrics.jsonl, samples.jsonl, model/ (loads in transformers).\n",
              result.run_dir);
 }
 
@@ -112,12 +113,15 @@ void RunPlan(const PlanArguments& args) {
       MeasureGemmRate(model, config.model.dtype == "f32" ? DType::kF32 : DType::kBf16, 0.4);
   const double floor = FloorFlops(model, work) / rate;
   nlohmann::ordered_json out;
-  const std::vector<std::pair<const char*, idx>> parts = {
-      {"weights_bytes", plan.weights}, {"optimizer_bytes", plan.optimizer},
-      {"gradient_bytes", plan.gradient}, {"packed_bytes", plan.packed},
-      {"head_bytes", plan.head}, {"rollout_bytes", plan.rollout},
-      {"micro_batch_bytes", plan.micro_batch}, {"total_bytes", plan.total()},
-      {"budget_bytes", plan.budget}};
+  const std::vector<std::pair<const char*, idx>> parts = {{"weights_bytes", plan.weights},
+                                                          {"optimizer_bytes", plan.optimizer},
+                                                          {"gradient_bytes", plan.gradient},
+                                                          {"packed_bytes", plan.packed},
+                                                          {"head_bytes", plan.head},
+                                                          {"rollout_bytes", plan.rollout},
+                                                          {"micro_batch_bytes", plan.micro_batch},
+                                                          {"total_bytes", plan.total()},
+                                                          {"budget_bytes", plan.budget}};
   for (const auto& [name, bytes] : parts) out[name] = bytes;
   out["row_bytes"] = plan.row_bytes;
   out["micro_batch_rows"] = plan.micro_batch_rows;
@@ -128,10 +132,12 @@ void RunPlan(const PlanArguments& args) {
     return;
   }
   for (const auto& [name, bytes] : parts) {
-    fmt::print("{:<20} {:>8} MB\n", std::string(name).substr(0, std::string(name).rfind('_')), bytes >> 20);
+    fmt::print("{:<20} {:>8} MB\n", std::string(name).substr(0, std::string(name).rfind('_')),
+               bytes >> 20);
   }
-  fmt::print("{} rows a micro-batch at {} KB; the longest step takes at least {:.1f} s ({:.0f} GFLOP/s)\n",
-             plan.micro_batch_rows, plan.row_bytes >> 10, floor, rate / 1e9);
+  fmt::print(
+      "{} rows a micro-batch at {} KB; the longest step takes at least {:.1f} s ({:.0f} GFLOP/s)\n",
+      plan.micro_batch_rows, plan.row_bytes >> 10, floor, rate / 1e9);
 }
 
 }  // namespace
@@ -144,7 +150,8 @@ void AddTrain(CLI::App& app, int& exit_code) {
       ->take_all()
       ->allow_extra_args(false);
   verb->add_option("--resume", args->resume, "continue the run in this folder, to the same bits");
-  verb->add_flag("--print-config", args->print_config, "print the resolved config, commented, and stop");
+  verb->add_flag("--print-config", args->print_config,
+                 "print the resolved config, commented, and stop");
   verb->add_flag("--demo", args->demo, "show held-out pass rates and answers before and after");
   verb->add_flag("--quiet", args->quiet, "no progress line");
   verb->callback([args, &exit_code] { RunTrain(*args, exit_code); });
@@ -152,9 +159,12 @@ void AddTrain(CLI::App& app, int& exit_code) {
 
 void AddPlan(CLI::App& app, int&) {
   auto args = std::make_shared<PlanArguments>();
-  CLI::App* verb = app.add_subcommand("plan", "what memory and time a run will take, before it starts");
+  CLI::App* verb =
+      app.add_subcommand("plan", "what memory and time a run will take, before it starts");
   verb->add_option("config", args->config, "the run's TOML file")->required();
-  verb->add_option("--set", args->set, "override a setting (repeatable)")->take_all()->allow_extra_args(false);
+  verb->add_option("--set", args->set, "override a setting (repeatable)")
+      ->take_all()
+      ->allow_extra_args(false);
   verb->add_option("--prompt-tokens", args->prompt_tokens, "tokens of a prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

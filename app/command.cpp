@@ -43,7 +43,8 @@ std::vector<ordered_json> ReadJsonLines(const std::string& path) {
     } catch (const ordered_json::exception& e) {
       Fail(ErrorCode::kInput, "{}: line {}: {}", path, number, e.what());
     }
-    if (!lines.back().is_object()) Fail(ErrorCode::kInput, "{}: line {}: is not an object", path, number);
+    if (!lines.back().is_object())
+      Fail(ErrorCode::kInput, "{}: line {}: is not an object", path, number);
   }
   return lines;
 }
@@ -62,8 +63,8 @@ std::vector<TokenId> PromptOf(const ordered_json& line, const PromptRenderer& pr
     if (line.contains("messages")) return prompts.Render(line["messages"]);
     if (line.contains("prompt")) {
       if (line["prompt"].is_array()) return prompts.Render(line["prompt"]);
-      return prompts.Render(
-          ordered_json::array({{{"role", "user"}, {"content", line["prompt"].get<std::string>()}}}));
+      return prompts.Render(ordered_json::array(
+          {{{"role", "user"}, {"content", line["prompt"].get<std::string>()}}}));
     }
   } catch (const ordered_json::exception& e) {
     Fail(ErrorCode::kInput, "{}: {}", where, e.what());

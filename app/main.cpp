@@ -12,7 +12,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "opo 0.1.0");
   app.footer(
       "Machine-readable output goes to stdout, everything for people to stderr.\n"
-      "Exit codes: 0 done, 1 the work failed, 2 bad usage or config, 3 bad input file, 4 the exactness\n"
+      "Exit codes: 0 done, 1 the work failed, 2 bad usage or config, 3 bad input file, 4 the "
+      "exactness\n"
       "contract was broken, 128+n stopped by signal n after a checkpoint.\n"
       "`opo VERB --help` explains a verb; `opo train --print-config` lists every setting.");
   int exit_code = 0;

@@ -33,7 +33,8 @@ class Descriptor {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
-  const Descriptor fd(path, O_RDONLY);
+  // A FIFO would make open() wait for a writer; it is refused below.
+  const Descriptor fd(path, O_RDONLY | O_NONBLOCK);
   struct stat status {};
   if (!fd.ok() || ::fstat(fd.get(), &status) != 0) {
     Fail(ErrorCode::kInput, "{}: cannot be opened: {}", path, std::strerror(errno));

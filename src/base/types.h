@@ -37,7 +37,9 @@ inline bf16 FromF32<bf16>(float x) {
 
 enum class DType { kF32, kBf16 };
 
-inline constexpr idx RoundUp(idx n, idx multiple) { return (n + multiple - 1) / multiple * multiple; }
+inline constexpr idx RoundUp(idx n, idx multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 inline constexpr idx CeilDiv(idx n, idx d) { return (n + d - 1) / d; }
 
 }  // namespace opo

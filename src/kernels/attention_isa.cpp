@@ -87,8 +87,8 @@ void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys
   for (idx r = r0; r < r1; ++r) {
     const float* scores = s.scores + (r - r0) * kPanel;
     const float visible = static_cast<float>(keys(r));
-    const f32x16 s0 = Select(LaneIndex() < visible, Load(scores) * shape.scale,
-                             Splat(-__builtin_inff()));
+    const f32x16 s0 =
+        Select(LaneIndex() < visible, Load(scores) * shape.scale, Splat(-__builtin_inff()));
     const f32x16 s1 = Select(LaneIndex() + 16.0f < visible, Load(scores + kLanes) * shape.scale,
                              Splat(-__builtin_inff()));
     const float block_max = MaxLanes(Max(s0, s1));
@@ -120,8 +120,13 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
   const idx ld = RoundUp(dh, kPad);
   Scratch scratch(memory);
   T* q = scratch.Rows<T>(rows * ld);
-  TileState<T> s{q, ld, scratch.Floats(rows * ld), scratch.Floats(rows), scratch.Floats(rows),
-                 scratch.Floats(rows * kPanel), scratch.Rows<T>(rows * kPanel)};
+  TileState<T> s{q,
+                 ld,
+                 scratch.Floats(rows * ld),
+                 scratch.Floats(rows),
+                 scratch.Floats(rows),
+                 scratch.Floats(rows * kPanel),
+                 scratch.Rows<T>(rows * kPanel)};
   for (idx r = 0; r < tile.num_rows; ++r) {
     for (idx h = 0; h < group; ++h) {
       CopyRow(q + (r * group + h) * ld, tile.q[r] + (head0 + h) * dh, dh, ld);
@@ -137,7 +142,8 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
   for (idx b = 0; b * kKeyBlock < tile.num_prefix; ++b) {
     const T* page = tile.prefix_pages[b] + head_base;
     const idx n = Min(kKeyBlock, tile.num_prefix - b * kKeyBlock);
-    AttendBlock(s, 0, rows, n, [n](idx) { return n; }, page, page + shape.k_size(), shape);
+    AttendBlock(
+        s, 0, rows, n, [n](idx) { return n; }, page, page + shape.k_size(), shape);
   }
   for (idx i = 0; i < tile.num_spans; ++i) {
     const TileSpan<T>& span = tile.spans[i];
@@ -190,8 +196,8 @@ void PackOverRows(T* packed, const T* src, idx ld, idx rows, idx dh) {
 }
 
 // With P = exp(scale q.k - lse): dV += P^T dO; dS = P (dO.V - rowsum(dO O)) scale; dQ += dS K;
-// dK += dS^T Q. Rows in tiles of kTileRows from the sample's first, heads of the group inside a row;
-// per tile the key blocks ascending. P and dS are rounded to T before they are multiplied.
+// dK += dS^T Q. Rows in tiles of kTileRows from the sample's first, heads of the group inside a
+// row; per tile the key blocks ascending. P and dS are rounded to T before they are multiplied.
 template <class T>
 void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionShape& shape,
                    float* memory) {
@@ -259,8 +265,7 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
           f32x16 prob = Exp(Load(scores + r * kPanel + j) * shape.scale - lse[r]);
           prob = Select(mask_lane < static_cast<float>(seen), prob, f32x16{});
           Store(p + j, prob);
-          Store(ds + r * kPanel + j,
-                prob * (Load(dp + r * kPanel + j) - delta[r]) * shape.scale);
+          Store(ds + r * kPanel + j, prob * (Load(dp + r * kPanel + j) - delta[r]) * shape.scale);
         }
         for (idx j = 0; j < kPanel; ++j) {
           p_t[j * ld_rows + r] = p[j];

@@ -16,18 +16,18 @@
 
 namespace opo {
 
-#define OPO_DECLARE_PATH(ns)              \
-  namespace ns {                          \
-  template <class T>                      \
-  void FillGemm(KernelsOf<T>& table);     \
-  template <class T>                      \
-  void FillRows(KernelsOf<T>& table);     \
-  template <class T>                      \
-  void FillAttention(KernelsOf<T>& table);\
-  template <class T>                      \
-  void FillHead(KernelsOf<T>& table);     \
-  void FillShared(Kernels& table);        \
-  void FillHeadShared(Kernels& table);    \
+#define OPO_DECLARE_PATH(ns)               \
+  namespace ns {                           \
+  template <class T>                       \
+  void FillGemm(KernelsOf<T>& table);      \
+  template <class T>                       \
+  void FillRows(KernelsOf<T>& table);      \
+  template <class T>                       \
+  void FillAttention(KernelsOf<T>& table); \
+  template <class T>                       \
+  void FillHead(KernelsOf<T>& table);      \
+  void FillShared(Kernels& table);         \
+  void FillHeadShared(Kernels& table);     \
   }
 OPO_DECLARE_PATH(isa_portable)
 OPO_DECLARE_PATH(isa_avx2)
@@ -83,8 +83,8 @@ Kernels Make(const Path& path) {
   return kernels;
 }
 
-// A fixed product and a fixed head row. Inputs are bf16 numbers of many magnitudes: every path's own
-// order of rounding shows in the sums, so the fingerprints of two paths differ.
+// A fixed product and a fixed head row. Inputs are bf16 numbers of many magnitudes: every path's
+// own order of rounding shows in the sums, so the fingerprints of two paths differ.
 struct Probe {
   static constexpr idx kM = 13, kN = 70, kK = 64;
   Buffer<bf16> a{kM * kK}, packed{PackedSize(kN, kK)};
@@ -154,8 +154,8 @@ void SelectIsa(std::string_view name) {
     if (!name.empty() && path.name != name) continue;
     if (!path.available()) {
       if (name.empty()) continue;
-      Fail(ErrorCode::kUsage, "--isa {}: this machine cannot run it; `opo doctor` lists what it can",
-           name);
+      Fail(ErrorCode::kUsage,
+           "--isa {}: this machine cannot run it; `opo doctor` lists what it can", name);
     }
     auto kernels = std::make_unique<Kernels>(Make(path));
     if (!Probe(*kernels).Passes()) {

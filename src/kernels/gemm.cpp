@@ -30,7 +30,8 @@ void PackedMatrix<T>::Pack(const float* src, idx lds, idx rows, idx cols) {
   k = cols;
   data.Reserve(PackedSize(n, k));
   const auto pack = ActiveKernels().of<T>().pack;
-  ParallelChunks(CeilDiv(n, kPanel), 4, [&](idx p0, idx p1) { pack(data.data(), src, lds, n, k, p0, p1); });
+  ParallelChunks(CeilDiv(n, kPanel), 4,
+                 [&](idx p0, idx p1) { pack(data.data(), src, lds, n, k, p0, p1); });
 }
 
 template <class T>
@@ -76,9 +77,8 @@ void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx
   OPO_CHECK(rows % kRowBlock == 0);
   const auto transpose = ActiveKernels().of<T>().transpose;
   scratch.dy_t.Reserve(n * rows);
-  ParallelChunks(n, 32, [&](idx n0, idx n1) {
-    transpose(scratch.dy_t.data(), rows, dy, ldy, rows, n0, n1);
-  });
+  ParallelChunks(
+      n, 32, [&](idx n0, idx n1) { transpose(scratch.dy_t.data(), rows, dy, ldy, rows, n0, n1); });
   scratch.x.PackTransposed(x, ldx, rows, k);
   GemmArgs<T> args;
   args.a = scratch.dy_t.data();

@@ -24,9 +24,9 @@ struct PackedMatrix {
 template <class T>
 void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b);
 
-// dW (n, k) += dy^T x, with dy (rows, n) and x (rows, k): rows a multiple of kRowBlock, padding rows
-// zero. One chain an element over the rows in order, going on from what dW holds. The buffers are
-// scratch that the caller keeps between calls.
+// dW (n, k) += dy^T x, with dy (rows, n) and x (rows, k): rows a multiple of kRowBlock, padding
+// rows zero. One chain an element over the rows in order, going on from what dW holds. The buffers
+// are scratch that the caller keeps between calls.
 template <class T>
 struct WeightGradScratch {
   Buffer<T> dy_t;

@@ -50,8 +50,7 @@ void Finish(const GemmArgs<T>& g, idx m0, idx m1, idx p, const float* sums) {
 
 template <class T>
 void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) {
-  const bool f32 =
-      g.output == GemmOutput::kStoreF32 || g.output == GemmOutput::kAccumulateF32;
+  const bool f32 = g.output == GemmOutput::kStoreF32 || g.output == GemmOutput::kAccumulateF32;
   const bool accumulate = g.output == GemmOutput::kAccumulateF32;
   for (idx mb = m0; mb < m1; mb += kGemmRows) {
     const idx me = Min(m1, mb + kGemmRows);

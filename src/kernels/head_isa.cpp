@@ -1,5 +1,5 @@
-// The end of the LM head: a row of logits to log-prob, entropy, sum of squares, a sampled token, and
-// the gradient. Sampler and learner call the same functions on the same logits.
+// The end of the LM head: a row of logits to log-prob, entropy, sum of squares, a sampled token,
+// and the gradient. Sampler and learner call the same functions on the same logits.
 #include "kernels/simd.h"
 #include "kernels/tables.h"
 
@@ -8,8 +8,7 @@ namespace {
 
 // Order: the maximum first; then sums of e = exp(s - max), e * (s - max) and e^2, each a chain of
 // block sums (f32, blocks of kHeadBlock entries ascending), a block being 16 lanes and the tree.
-TokenStats HeadStats(float* logits, idx vocab, float inv_temp, TokenId target,
-                     float* block_sums) {
+TokenStats HeadStats(float* logits, idx vocab, float inv_temp, TokenId target, float* block_sums) {
   const idx padded = RoundUp(vocab, kPad);
   for (idx i = vocab; i < padded; ++i) logits[i] = -__builtin_inff();
   f32x16 lanes_max = Splat(-__builtin_inff());
@@ -49,8 +48,8 @@ TokenStats HeadStats(float* logits, idx vocab, float inv_temp, TokenId target,
   return stats;
 }
 
-TokenId HeadPick(const float* logits, idx vocab, float inv_temp, float max,
-                 const float* block_sums, double u) {
+TokenId HeadPick(const float* logits, idx vocab, float inv_temp, float max, const float* block_sums,
+                 double u) {
   const idx num_blocks = (vocab + kHeadBlock - 1) / kHeadBlock;
   double total = 0;
   for (idx b = 0; b < num_blocks; ++b) total += static_cast<double>(block_sums[b]);

@@ -32,7 +32,7 @@ struct GemmArgs {
   GemmOutput output = GemmOutput::kStoreF32;
   float* c = nullptr;  // (M, N) f32, ldc; only N columns are written
   idx ldc = 0;
-  T* out = nullptr;            // (M, N), ldo; whole panels are written: ldo >= RoundUp(N, 32)
+  T* out = nullptr;              // (M, N), ldo; whole panels are written: ldo >= RoundUp(N, 32)
   T* const* out_rows = nullptr;  // row pointers instead of out and ldo, if not null
   const T* residual = nullptr;   // (M, N), ldo
   idx ldo = 0;
@@ -49,7 +49,7 @@ template <class T>
 struct TileSpan {
   idx first_row = 0;
   idx num_rows = 0;
-  idx first_pos = 0;           // own position of the span's first row
+  idx first_pos = 0;                // own position of the span's first row
   const T* const* pages = nullptr;  // own KV pages of this layer, ceil((last pos + 1) / 32) of them
 };
 
@@ -79,19 +79,19 @@ struct AttentionShape {
 // The backward pass of one segment of keys against the rows of one sample, one kv head.
 template <class T>
 struct AttentionGradTile {
-  idx num_rows = 0;            // rows of the sample (any number)
-  const T* const* q = nullptr;     // row pointers, (H * Dh)
-  const T* const* out = nullptr;   // (H * Dh) attention output
-  const T* dout = nullptr;         // (num_rows, H * Dh), ldd
+  idx num_rows = 0;               // rows of the sample (any number)
+  const T* const* q = nullptr;    // row pointers, (H * Dh)
+  const T* const* out = nullptr;  // (H * Dh) attention output
+  const T* dout = nullptr;        // (num_rows, H * Dh), ldd
   idx ldd = 0;
   const float* const* lse = nullptr;  // (H)
   idx num_keys = 0;
   const T* const* k = nullptr;  // row pointers of keys, (Hk * Dh)
   const T* const* v = nullptr;
-  bool causal = false;     // row i sees keys 0..i; else all keys
-  float* dq = nullptr;     // (num_rows, H * Dh) f32, ldq: += for this kv head's query heads
+  bool causal = false;  // row i sees keys 0..i; else all keys
+  float* dq = nullptr;  // (num_rows, H * Dh) f32, ldq: += for this kv head's query heads
   idx ldq = 0;
-  float* dk = nullptr;     // (num_keys, Hk * Dh) f32, ldk: += for this kv head
+  float* dk = nullptr;  // (num_keys, Hk * Dh) f32, ldk: += for this kv head
   float* dv = nullptr;
   idx ldk = 0;
 };
@@ -103,14 +103,14 @@ struct TokenStats {
   float entropy = 0;
   float sum_sq = 0;
   float lse = 0;
-  float max = 0;      // of s; logprob = (s[target] - max) - log_sum, in this order
+  float max = 0;  // of s; logprob = (s[target] - max) - log_sum, in this order
   float log_sum = 0;
 };
 
 struct AdamWArgs {
   float lr, beta1, beta2, eps, weight_decay;
-  float grad_scale;              // multiplies the gradient first (clipping)
-  float bias1, bias2;            // 1 - beta^t
+  float grad_scale;    // multiplies the gradient first (clipping)
+  float bias1, bias2;  // 1 - beta^t
 };
 
 template <class T>
@@ -130,7 +130,8 @@ struct KernelsOf {
   // x's gradient is added to dx (f32); rstd[0] receives 1 / rms, for rms_norm_dgamma.
   void (*rms_norm_grad)(float* dx, const float* dy, const T* x, const float* gamma, idx d,
                         float eps, float* rstd);
-  // dgamma[j] += sum over rows, ascending, of dy * x * rstd, for columns [j0, j1) (multiples of 16).
+  // dgamma[j] += sum over rows, ascending, of dy * x * rstd, for columns [j0, j1) (multiples of
+  // 16).
   void (*rms_norm_dgamma)(float* dgamma, const float* dy, idx ldy, const T* const* x,
                           const float* rstd, idx num_rows, idx j0, idx j1);
   // q, k, v = RoPE(qkv + bias): qkv (H*Dh + 2*Hk*Dh) f32, cos/sin (Dh/2) of the row's position,
@@ -146,8 +147,8 @@ struct KernelsOf {
   void (*kv_write)(T* page, idx slot, const T* k, const T* v, const AttentionShape& shape);
   void (*attention)(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& shape,
                     float* scratch);
-  void (*attention_grad)(const AttentionGradTile<T>& tile, idx kv_head,
-                         const AttentionShape& shape, float* scratch);
+  void (*attention_grad)(const AttentionGradTile<T>& tile, idx kv_head, const AttentionShape& shape,
+                         float* scratch);
 
   // dlogits[j] = T(coef * inv_temp * (1[j == target] - p_j)); logits as given to head_stats.
   void (*head_grad)(T* dlogits, const float* logits, idx vocab, float inv_temp, float lse,
@@ -160,8 +161,8 @@ struct Kernels {
   KernelsOf<float> f32;
 
   // Statistics of a row of logits (V, padded to kPad with anything: the pads are overwritten with
-  // -inf); target -1: no log-prob. `block_sums`: CeilDiv(V padded, kHeadBlock) sums of exp(s - max),
-  // for head_pick.
+  // -inf); target -1: no log-prob. `block_sums`: CeilDiv(V padded, kHeadBlock) sums of exp(s -
+  // max), for head_pick.
   TokenStats (*head_stats)(float* logits, idx vocab, float inv_temp, TokenId target,
                            float* block_sums);
   // The token whose slice of the cumulative distribution holds u in [0, 1).
@@ -183,9 +184,9 @@ inline const KernelsOf<float>& Kernels::of<float>() const {
   return f32;
 }
 
-inline constexpr idx kHeadBlock = 512;        // vocabulary entries a block sum covers
-inline constexpr idx kGemmRows = 192;         // rows of a GEMM block
-inline constexpr idx kGemmK = 2048;           // k of a GEMM block; longer sums go through memory
+inline constexpr idx kHeadBlock = 512;  // vocabulary entries a block sum covers
+inline constexpr idx kGemmRows = 192;   // rows of a GEMM block
+inline constexpr idx kGemmK = 2048;     // k of a GEMM block; longer sums go through memory
 inline constexpr idx kGemmScratch = kGemmRows * kPanel;
 // Floats of scratch that `attention` and `attention_grad` need.
 idx AttentionScratch(const AttentionShape& shape);

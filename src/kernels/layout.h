@@ -15,10 +15,10 @@
 
 namespace opo {
 
-inline constexpr idx kPad = 32;      // row strides, and the k of packed matrices
-inline constexpr idx kPanel = 32;    // columns of a packed panel
-inline constexpr idx kKeyBlock = 32; // keys of an attention block; tokens of a KV page
-inline constexpr idx kRowBlock = 32; // rows of a reduction block: each unit starts one
+inline constexpr idx kPad = 32;       // row strides, and the k of packed matrices
+inline constexpr idx kPanel = 32;     // columns of a packed panel
+inline constexpr idx kKeyBlock = 32;  // keys of an attention block; tokens of a KV page
+inline constexpr idx kRowBlock = 32;  // rows of a reduction block: each unit starts one
 
 inline constexpr idx PackedSize(idx n, idx k) { return RoundUp(n, kPanel) * RoundUp(k, kPad); }
 inline constexpr idx PanelSize(idx k) { return RoundUp(k, kPad) * kPanel; }

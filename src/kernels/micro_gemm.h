@@ -1,9 +1,10 @@
 // The inner kernel of every matrix product: R rows times one packed panel of 32 columns, one pass
 // over k in order, one accumulator an output element. Included only by *_isa.cpp.
 //
-// Order of summation of an element: acc = start; for k (f32), or pairs of k (bf16), ascending: acc =
-// acc + a*b. With vdpbf16ps a pair is one instruction (its own rounding, denormals as zero); without
-// it a pair is two FMAs, even k first. Nothing depends on R, on the panel, or on who else is computed.
+// Order of summation of an element: acc = start; for k (f32), or pairs of k (bf16), ascending: acc
+// = acc + a*b. With vdpbf16ps a pair is one instruction (its own rounding, denormals as zero);
+// without it a pair is two FMAs, even k first. Nothing depends on R, on the panel, or on who else
+// is computed.
 #pragma once
 
 #include "kernels/layout.h"
@@ -132,8 +133,8 @@ static void MicroGemm(const T* a, idx lda, const T* panel, idx num_rows, idx num
     num_rows -= kMicroRows;
   }
   switch (num_rows) {
-#define OPO_ROWS(R)                                                                   \
-  case R:                                                                             \
+#define OPO_ROWS(R)                                                              \
+  case R:                                                                        \
     MicroRowsOf<(R < kMicroRows ? R : 1)>(a, lda, panel, num_k, c, ldc, from_c); \
     break;
     OPO_ROWS(1)

@@ -174,7 +174,8 @@ void AdamW(float* w, float* m, float* v, const float* grad, idx n, const AdamWAr
   for (idx i = 0; i < n; i += kLanes) {
     const idx part = n - i;
     const f32x16 g = LoadPart(grad + i, part) * args.grad_scale;
-    const f32x16 mi = Fma(g - LoadPart(m + i, part), Splat(1.0f - args.beta1), LoadPart(m + i, part));
+    const f32x16 mi =
+        Fma(g - LoadPart(m + i, part), Splat(1.0f - args.beta1), LoadPart(m + i, part));
     const f32x16 vi = Fma(g * g, Splat(1.0f - args.beta2), LoadPart(v + i, part) * args.beta2);
     f32x16 root;
     for (idx j = 0; j < kLanes; ++j) root[j] = Sqrt1(vi[j]);

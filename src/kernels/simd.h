@@ -1,5 +1,5 @@
-// Sixteen f32 lanes, whatever the instruction set: the vector type of every kernel. Included only by
-// the *_isa.cpp files, each compiled once per path in a namespace of its own (OPO_ISA), with the
+// Sixteen f32 lanes, whatever the instruction set: the vector type of every kernel. Included only
+// by the *_isa.cpp files, each compiled once per path in a namespace of its own (OPO_ISA), with the
 // path's flags. Those files use no inline function or template of the standard library: the linker
 // could pick the copy that was compiled for a newer CPU and hand it to everybody.
 //

@@ -29,12 +29,13 @@ struct ModelConfig {
   std::vector<TokenId> eos_ids;  // any of these ends a completion
 };
 
-// One weight tensor, named as in Hugging Face checkpoints ("model.layers.0.self_attn.q_proj.weight").
+// One weight tensor, named as in Hugging Face checkpoints
+// ("model.layers.0.self_attn.q_proj.weight").
 struct TensorSpec {
   std::string name;
-  idx rows = 0;        // outputs (N); 1 for a vector
-  idx cols = 0;        // inputs (K)
-  idx offset = 0;      // in floats, in the slab that holds all weights
+  idx rows = 0;    // outputs (N); 1 for a vector
+  idx cols = 0;    // inputs (K)
+  idx offset = 0;  // in floats, in the slab that holds all weights
   bool trainable = true;
   bool is_vector = false;  // norms and biases: shape (cols), not (1, cols)
   idx size() const { return rows * cols; }

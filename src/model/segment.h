@@ -1,5 +1,5 @@
-// What the engine keeps of a run of tokens: its K and V for attention, and, where a backward pass is
-// to follow, the activations of every row. A prompt is a segment; each of its samples is another
+// What the engine keeps of a run of tokens: its K and V for attention, and, where a backward pass
+// is to follow, the activations of every row. A prompt is a segment; each of its samples is another
 // one, with the prompt as prefix.
 #pragma once
 
@@ -54,7 +54,7 @@ class Segment {
   Segment& operator=(Segment&& other) noexcept;
   ~Segment() { Clear(); }
 
-  void Clear();          // gives everything back
+  void Clear();  // gives everything back
   idx length() const { return length_; }
   // Makes room for `rows` rows in all; activation records too when `record`.
   void Grow(idx rows, bool record);

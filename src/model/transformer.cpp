@@ -41,8 +41,9 @@ void Transformer<T>::EnsureRope(idx positions) {
   sin_ = Buffer<float>(positions * ld_half_);
   const idx half = config().head_dim / 2;
   for (idx i = 0; i < half; ++i) {
-    const double frequency = std::pow(
-        config().rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config().head_dim));
+    const double frequency =
+        std::pow(config().rope_theta,
+                 -2.0 * static_cast<double>(i) / static_cast<double>(config().head_dim));
     for (idx p = 0; p < positions; ++p) {
       const double angle = static_cast<double>(p) * frequency;
       cos_[p * ld_half_ + i] = static_cast<float>(std::cos(angle));
@@ -306,11 +307,10 @@ void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
   Gemm(args, weights_.head());
 }
 
-
 // transformer_grad.cpp instantiates the backward half.
-#define OPO_INSTANTIATE(T)                                             \
-  template Transformer<T>::Transformer(const PackedWeights<T>&);       \
-  template void Transformer<T>::Forward(std::span<const Run<T>>, T*);  \
+#define OPO_INSTANTIATE(T)                                            \
+  template Transformer<T>::Transformer(const PackedWeights<T>&);      \
+  template void Transformer<T>::Forward(std::span<const Run<T>>, T*); \
   template void Transformer<T>::Logits(const T*, idx, float*);
 OPO_INSTANTIATE(float)
 OPO_INSTANTIATE(bf16)

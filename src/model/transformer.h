@@ -21,8 +21,8 @@ struct Run {
   const Segment<T>* prefix = nullptr;  // may be appended to by another run of the same call
   const TokenId* tokens = nullptr;
   idx count = 0;
-  bool record = false;   // keep the activations for Backward
-  bool outputs = true;   // false for shared prompts: in the last layer only K and V
+  bool record = false;  // keep the activations for Backward
+  bool outputs = true;  // false for shared prompts: in the last layer only K and V
 };
 
 // One row of a backward pass: where its record is. A padding row has no segment.
@@ -43,10 +43,11 @@ struct PrefixGrad {
 template <class T>
 struct GradRun {
   const Segment<T>* segment = nullptr;
-  const Segment<T>* prefix = nullptr;  // null for the prompt itself, or where the prompt is one token
-  PrefixGrad* prefix_grad = nullptr;   // of the prompt; null where there is no prefix
-  bool is_prefix = false;              // these are the prompt's rows: no outputs in the last layer
-  idx first_row = 0;                   // in the rows of the pass
+  const Segment<T>* prefix =
+      nullptr;  // null for the prompt itself, or where the prompt is one token
+  PrefixGrad* prefix_grad = nullptr;  // of the prompt; null where there is no prefix
+  bool is_prefix = false;             // these are the prompt's rows: no outputs in the last layer
+  idx first_row = 0;                  // in the rows of the pass
 };
 
 template <class T>
@@ -75,9 +76,9 @@ class Transformer {
                      std::span<const GradRow<T>> rows);
 
   // Backward through all layers. `rows`: units in order, each padded to kRowBlock; `dresidual`
-  // (rows, ld()) f32: in, the gradient by the last layer's output; out, by the embeddings. Gradients
-  // are added to the slab `grad` (laid out as weights.h says). Chains over rows go on from call to
-  // call, so cutting the rows into several calls (at units) changes no bit.
+  // (rows, ld()) f32: in, the gradient by the last layer's output; out, by the embeddings.
+  // Gradients are added to the slab `grad` (laid out as weights.h says). Chains over rows go on
+  // from call to call, so cutting the rows into several calls (at units) changes no bit.
   void Backward(float* dresidual, std::span<const GradRow<T>> rows,
                 std::span<const GradRun<T>> runs, const SlabLayout& layout, float* grad);
 

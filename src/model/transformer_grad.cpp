@@ -259,7 +259,8 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
       }
     });
     ParallelChunks(RoundUp(d, 16), 32, [&](idx j0, idx j1) {
-      kernels.rms_norm_dgamma(dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(), m, j0, j1);
+      kernels.rms_norm_dgamma(dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(), m, j0,
+                              j1);
     });
   };
 
@@ -296,7 +297,8 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
       kernels.rms_norm(h_.data() + r * ld_d_, mid, layer.mlp_norm.data(), d, eps);
       norm_input[static_cast<std::size_t>(r)] = mid;
     });
-    WeightGrad(grad + offsets.down, f, dy_.data(), ld_d_, d, act_.data(), ld_f_, f, m, weight_grad_);
+    WeightGrad(grad + offsets.down, f, dy_.data(), ld_d_, d, act_.data(), ld_f_, f, m,
+               weight_grad_);
     gemm(dy_.data(), ld_d_, layer.down_t, nullptr, dact_.data(), ld_f_);
     for_rows([&](idx r) {
       T* dgu = dgate_up_.data() + r * ld_gu_;
@@ -360,13 +362,13 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   }
 }
 
-#define OPO_INSTANTIATE(T)                                                                       \
-  template idx Transformer<T>::backward_row_bytes() const;                                       \
-  template void Transformer<T>::LogitsGrad(float*, float*, const T*, const T*, idx);             \
-  template void Transformer<T>::FinalNorm(T*, std::span<const GradRow<T>>);                      \
-  template void Transformer<T>::FinalNormGrad(float*, float*, const float*,                      \
-                                              std::span<const GradRow<T>>);                      \
-  template void Transformer<T>::Backward(float*, std::span<const GradRow<T>>,                    \
+#define OPO_INSTANTIATE(T)                                                           \
+  template idx Transformer<T>::backward_row_bytes() const;                           \
+  template void Transformer<T>::LogitsGrad(float*, float*, const T*, const T*, idx); \
+  template void Transformer<T>::FinalNorm(T*, std::span<const GradRow<T>>);          \
+  template void Transformer<T>::FinalNormGrad(float*, float*, const float*,          \
+                                              std::span<const GradRow<T>>);          \
+  template void Transformer<T>::Backward(float*, std::span<const GradRow<T>>,        \
                                          std::span<const GradRun<T>>, const SlabLayout&, float*);
 OPO_INSTANTIATE(float)
 OPO_INSTANTIATE(bf16)

@@ -69,9 +69,10 @@ Weights InitWeights(const ModelConfig& config, std::uint64_t seed, double std) {
     ParallelChunks(t.size(), 4096, [&](idx begin, idx end) {
       for (idx i = begin; i < end; ++i) {
         // Box-Muller on two 32-bit draws; one number a counter keeps it order-free.
-        const auto bits = Philox4x32({static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32),
-                                      static_cast<std::uint32_t>(name), static_cast<std::uint32_t>(name >> 32)},
-                                     {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+        const auto bits =
+            Philox4x32({static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32),
+                        static_cast<std::uint32_t>(name), static_cast<std::uint32_t>(name >> 32)},
+                       {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
         const double u = (static_cast<double>(bits[0]) + 1.0) * 0x1.0p-32;
         const double v = static_cast<double>(bits[1]) * 0x1.0p-32;
         out[i] = static_cast<float>(std * std::sqrt(-2.0 * std::log(u)) *
@@ -140,8 +141,8 @@ template <class T>
 idx PackedWeights<T>::bytes() const {
   idx total = head_.data.bytes() + head_t_.data.bytes() + embed_.bytes();
   for (const Layer& l : layers_) {
-    for (const PackedMatrix<T>* m : {&l.qkv, &l.o, &l.gate_up, &l.down, &l.qkv_t, &l.o_t,
-                                     &l.gate_up_t, &l.down_t}) {
+    for (const PackedMatrix<T>* m :
+         {&l.qkv, &l.o, &l.gate_up, &l.down, &l.qkv_t, &l.o_t, &l.gate_up_t, &l.down_t}) {
       total += m->data.bytes();
     }
   }

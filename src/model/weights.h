@@ -26,7 +26,8 @@ struct SlabLayout {
 
 // The masters, on the f32 grid that the optimizer walks.
 struct Weights {
-  explicit Weights(ModelConfig config_in) : config(std::move(config_in)), layout(config), slab(layout.size) {}
+  explicit Weights(ModelConfig config_in)
+      : config(std::move(config_in)), layout(config), slab(layout.size) {}
   ModelConfig config;
   SlabLayout layout;
   Buffer<float> slab;

@@ -93,7 +93,8 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
     if (model.config().max_position > 0 &&
         length + config.max_new_tokens > model.config().max_position) {
       Fail(ErrorCode::kInput,
-           "prompt {}: {} tokens and {} new ones exceed the model's {} positions; shorten the prompt "
+           "prompt {}: {} tokens and {} new ones exceed the model's {} positions; shorten the "
+           "prompt "
            "or rollout.max_new_tokens",
            g, length, config.max_new_tokens, model.config().max_position);
     }
@@ -146,8 +147,8 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
         const DrawKey key{config.seed, config.step, group.key,
                           static_cast<std::uint32_t>(slot.sample),
                           static_cast<std::uint32_t>(slot.segment.length() - 1)};
-        sampled[static_cast<std::size_t>(first + r)] = SampleToken(
-            logits.data() + r * model.ld_logits(), vocab, config, UniformDraw(key));
+        sampled[static_cast<std::size_t>(first + r)] =
+            SampleToken(logits.data() + r * model.ld_logits(), vocab, config, UniformDraw(key));
       });
     }
 
@@ -155,8 +156,8 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
     for (std::size_t i = 0; i < active.size(); ++i) {
       Slot<T>& slot = active[i];
       const SampledToken& token = sampled[i];
-      Rollout& rollout =
-          groups[static_cast<std::size_t>(slot.group)].rollouts[static_cast<std::size_t>(slot.sample)];
+      Rollout& rollout = groups[static_cast<std::size_t>(slot.group)]
+                             .rollouts[static_cast<std::size_t>(slot.sample)];
       rollout.tokens.push_back(token.token);
       rollout.logprobs.push_back(token.logprob);
       rollout.entropies.push_back(token.entropy);

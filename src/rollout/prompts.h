@@ -16,8 +16,8 @@ class PromptRenderer {
   // `system`: a system message to put before the problem's own ones ("": none).
   explicit PromptRenderer(const Tokenizer& tokenizer, std::string system = "");
 
-  // Ids of the messages with the generation prompt. Where the model has no template the contents are
-  // joined by newlines. Throws Error(kInput) with the template's own words where it refuses.
+  // Ids of the messages with the generation prompt. Where the model has no template the contents
+  // are joined by newlines. Throws Error(kInput) with the template's own words where it refuses.
   std::vector<TokenId> Render(const nlohmann::ordered_json& messages) const;
   std::string RenderText(const nlohmann::ordered_json& messages) const;
 

@@ -13,12 +13,13 @@
 
 namespace opo {
 
-// One completion. Tokens are the truth: the text is decoded from them once and never tokenised again.
+// One completion. Tokens are the truth: the text is decoded from them once and never tokenised
+// again.
 struct Rollout {
   std::vector<TokenId> tokens;  // an ending EOS is one of them
   std::vector<float> logprobs;  // of each token, under softmax(logits / T)
   std::vector<float> entropies;
-  std::vector<float> sum_sqs;   // sum over the vocabulary of p^2
+  std::vector<float> sum_sqs;  // sum over the vocabulary of p^2
   FinishReason finish = FinishReason::kLength;
   std::string text;  // special tokens left out; cut before a stop string
 
@@ -41,8 +42,8 @@ struct SamplingConfig {
   double top_p = 1.0;
   double min_p = 0.0;
   idx max_new_tokens = 32;
-  idx slots = 0;             // samples decoded at once; 0: kDefaultSlots
-  bool ignore_eos = false;   // benchmarks: every sample runs to max_new_tokens
+  idx slots = 0;            // samples decoded at once; 0: kDefaultSlots
+  bool ignore_eos = false;  // benchmarks: every sample runs to max_new_tokens
   std::uint64_t seed = 1;
   std::uint64_t step = 0;
   std::vector<std::string> stop;
@@ -58,10 +59,10 @@ inline constexpr idx kDefaultSlots = 256;
 using TokenCallback = std::function<void(idx group, idx sample, TokenId token)>;
 
 // Fills `groups[i].rollouts` (their number says how many samples a prompt gets) by continuous
-// batching: prompts are prefilled once and shared by their samples, and a finished sample's slot goes
-// to the next one in order. A completion depends on its prompt, key, sample number and the config's
-// seed and step, and on nothing else in the batch. Throws Error(kInput) for an empty prompt or one
-// that leaves no room before `max_position`.
+// batching: prompts are prefilled once and shared by their samples, and a finished sample's slot
+// goes to the next one in order. A completion depends on its prompt, key, sample number and the
+// config's seed and step, and on nothing else in the batch. Throws Error(kInput) for an empty
+// prompt or one that leaves no room before `max_position`.
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
               const SamplingConfig& config, const TokenCallback& on_token = {});

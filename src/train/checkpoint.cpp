@@ -112,7 +112,8 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
   // Only a damaged or abandoned checkpoint can be in the way: a step is never written twice else.
   fs::remove_all(final_path, error);
   fs::rename(beside, final_path, error);
-  if (error) Fail(ErrorCode::kWork, "{}: cannot be renamed into place: {}", final_path, error.message());
+  if (error)
+    Fail(ErrorCode::kWork, "{}: cannot be renamed into place: {}", final_path, error.message());
   SyncPath(folder);
   return {final_path, step};
 }
@@ -140,8 +141,8 @@ ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, Adam
                                    std::pair<std::string, Buffer<float>*>{"v", &optimizer.v()}}) {
     const SafeTensor* tensor = moments.Find(name);
     if (tensor == nullptr || tensor->num_elements() != slab->size()) {
-      Fail(ErrorCode::kInput, "{}: tensor `{}` is missing or of another size than this model's", path,
-           name);
+      Fail(ErrorCode::kInput, "{}: tensor `{}` is missing or of another size than this model's",
+           path, name);
     }
     moments.ReadF32(*tensor, slab->span());
   }
@@ -157,7 +158,8 @@ ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, Adam
 void PruneCheckpoints(const std::string& run_dir, idx keep_last, idx best_step) {
   const std::vector<Checkpoint> all = ListCheckpoints(run_dir);
   std::error_code error;
-  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max<idx>(1, keep_last)) < all.size(); ++i) {
+  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max<idx>(1, keep_last)) < all.size();
+       ++i) {
     if (all[i].step != best_step) fs::remove_all(all[i].path, error);
   }
   for (const auto& entry : fs::directory_iterator(run_dir + "/checkpoints", error)) {

@@ -24,8 +24,8 @@ struct Checkpoint {
   idx step = 0;
 };
 
-// Returns the folder. `state` is kept as it is. Throws Error(kWork) on a full disk; nothing that was
-// there before is touched.
+// Returns the folder. `state` is kept as it is. Throws Error(kWork) on a full disk; nothing that
+// was there before is touched.
 Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& weights,
                            AdamW& optimizer, const Tokenizer& tokenizer,
                            const nlohmann::ordered_json& state);

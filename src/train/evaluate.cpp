@@ -7,9 +7,9 @@
 namespace opo {
 
 template <class T>
-EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer, const PromptRenderer& prompts,
-                    std::span<const Problem> problems, const Reward& reward,
-                    const EvalSettings& settings) {
+EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
+                    const PromptRenderer& prompts, std::span<const Problem> problems,
+                    const Reward& reward, const EvalSettings& settings) {
   std::vector<RolloutGroup> groups(problems.size());
   for (std::size_t i = 0; i < problems.size(); ++i) {
     groups[i].problem = static_cast<idx>(i);
@@ -27,8 +27,9 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer, const Pro
     for (const Rollout& rollout : groups[i].rollouts) {
       const RewardResult r = reward.Score(problems[i], rollout.text, rollout.finish);
       if (r.verdict == Verdict::kError) {
-        Fail(ErrorCode::kWork, "evaluation: the reward failed on problem {}: {}; the answer was: {}", i,
-             r.note, rollout.text);
+        Fail(ErrorCode::kWork,
+             "evaluation: the reward failed on problem {}: {}; the answer was: {}", i, r.note,
+             rollout.text);
       }
       if (r.verdict == Verdict::kScored) {
         sum += r.value;
@@ -36,8 +37,9 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer, const Pro
       }
       const auto& last = problems[i].messages.back();
       const auto content = last.find("content");
-      result.answers.push_back({content != last.end() && content->is_string() ? content->get<std::string>() : "",
-                                problems[i].answer, rollout.text, r.value});
+      result.answers.push_back(
+          {content != last.end() && content->is_string() ? content->get<std::string>() : "",
+           problems[i].answer, rollout.text, r.value});
     }
   }
   result.pass_rate = scored > 0 ? sum / static_cast<double>(scored) : 0;

@@ -11,12 +11,13 @@ namespace opo {
 
 struct EvalSettings {
   idx samples = 1;
-  SamplingConfig sampling;  // its seed is used with a step of its own: no draw of training is reused
+  SamplingConfig
+      sampling;  // its seed is used with a step of its own: no draw of training is reused
 };
 
 template <class T>
-EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer, const PromptRenderer& prompts,
-                    std::span<const Problem> problems, const Reward& reward,
-                    const EvalSettings& settings);
+EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
+                    const PromptRenderer& prompts, std::span<const Problem> problems,
+                    const Reward& reward, const EvalSettings& settings);
 
 }  // namespace opo

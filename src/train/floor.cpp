@@ -58,8 +58,9 @@ double FloorFlops(const ModelConfig& c, const StepWork& work) {
   const double d = static_cast<double>(c.hidden_size);
   const double q = static_cast<double>(c.num_heads * c.head_dim);
   const double kv = static_cast<double>(c.num_kv_heads * c.head_dim);
-  const double blocks = static_cast<double>(c.num_layers) *
-                        (d * (q + 2 * kv) + q * d + 3 * d * static_cast<double>(c.intermediate_size));
+  const double blocks =
+      static_cast<double>(c.num_layers) *
+      (d * (q + 2 * kv) + q * d + 3 * d * static_cast<double>(c.intermediate_size));
   const double head = d * static_cast<double>(c.vocab_size);
   return 2 * blocks * static_cast<double>(work.rows_sampled + work.rows_recomputed) +
          2 * head * static_cast<double>(work.tokens_sampled + work.tokens_learned) +

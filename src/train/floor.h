@@ -7,9 +7,9 @@
 namespace opo {
 
 struct StepWork {
-  idx rows_sampled = 0;      // rows of the sampler's forward passes, prompts once a group
-  idx rows_recomputed = 0;   // rows of the learner's forward pass
-  idx rows_learned = 0;      // rows of the backward pass
+  idx rows_sampled = 0;     // rows of the sampler's forward passes, prompts once a group
+  idx rows_recomputed = 0;  // rows of the learner's forward pass
+  idx rows_learned = 0;     // rows of the backward pass
   idx tokens_sampled = 0;
   idx tokens_learned = 0;
 };

@@ -71,8 +71,8 @@ struct Learner<T>::MicroBatch {
   std::vector<Segment<T>> segments;
   std::vector<std::vector<TokenId>> inputs;  // of each segment
   std::vector<Run<T>> runs;
-  std::vector<GradRow<T>> rows;       // of the body: units padded
-  std::vector<TokenId> row_tokens;    // what each body row was fed; -1 for padding
+  std::vector<GradRow<T>> rows;     // of the body: units padded
+  std::vector<TokenId> row_tokens;  // what each body row was fed; -1 for padding
   std::vector<GradRun<T>> grad_runs;
   std::vector<GradRow<T>> head_rows;  // samples only, each unit padded
   std::vector<Target> targets;        // one a head row
@@ -104,7 +104,9 @@ LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFu
   LearnResult result;
   lookup_.clear();
   open_.reset();
-  const auto rows_of = [](const Unit& u) { return RoundUp(u.sample_rows + u.prefix_rows, kRowBlock); };
+  const auto rows_of = [](const Unit& u) {
+    return RoundUp(u.sample_rows + u.prefix_rows, kRowBlock);
+  };
   for (std::size_t first = 0; first < units.size();) {
     idx rows = rows_of(units[first]);
     if (rows > max_rows) {
@@ -114,7 +116,8 @@ LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFu
            rows, (rows * row_bytes() >> 20) + 1, config_.memory_bytes >> 20);
     }
     std::size_t end = first + 1;
-    while (end < units.size() && rows + rows_of(units[end]) <= max_rows) rows += rows_of(units[end++]);
+    while (end < units.size() && rows + rows_of(units[end]) <= max_rows)
+      rows += rows_of(units[end++]);
     RunMicroBatch(groups, std::span(units).subspan(first, end - first), loss, grad, result);
     ++result.micro_batches;
     first = end;
@@ -175,6 +178,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups, std::span<con
     PrefixGrad* prefix_grad = unit.prefix_rows > 0 ? &open_->grad : nullptr;
     for (idx s = unit.first_sample; s < unit.first_sample + unit.num_samples; ++s) {
       const Rollout& rollout = group.rollouts[static_cast<std::size_t>(s)];
+      if (rollout.tokens.empty()) continue;
       micro.inputs.push_back({group.prompt.back()});
       auto& input = micro.inputs.back();
       input.insert(input.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
@@ -251,8 +255,8 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
   for (idx first = 0; first < num_rows; first += kHeadRows) {
     const idx rows = std::min(kHeadRows, num_rows - first);
     const std::span<const GradRow<T>> chunk =
-        std::span<const GradRow<T>>(micro.head_rows).subspan(static_cast<std::size_t>(first),
-                                                             static_cast<std::size_t>(rows));
+        std::span<const GradRow<T>>(micro.head_rows)
+            .subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
     model_.FinalNorm(hidden_.data(), chunk);
     model_.Logits(hidden_.data(), rows, logits_.data());
     row_results.assign(static_cast<std::size_t>(rows), {});
@@ -273,9 +277,9 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       RowResult& out = row_results[static_cast<std::size_t>(r)];
       out.policy = stats.logprob;
       if (dlogits == nullptr) return;
-      out.loss = (*loss)(static_cast<double>(stats.logprob),
-                         static_cast<double>(target.rollout->logprobs[t]),
-                         target.rollout->advantage);
+      out.loss =
+          (*loss)(static_cast<double>(stats.logprob),
+                  static_cast<double>(target.rollout->logprobs[t]), target.rollout->advantage);
       kernels.of<T>().head_grad(dlogits, logits, vocab, config_.inv_temperature, stats.lse, id,
                                 static_cast<float>(target.weight * out.loss.dlogprob));
     });

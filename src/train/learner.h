@@ -1,10 +1,11 @@
-// The learner: rollouts and their advantages to a gradient. It recomputes every learned row with the
-// sampler's own forward pass and compares the log-probs bit for bit (E1).
+// The learner: rollouts and their advantages to a gradient. It recomputes every learned row with
+// the sampler's own forward pass and compares the log-probs bit for bit (E1).
 //
 // Units and micro-batches (the reason why any memory plan gives the same bits, E6):
-// - A unit is a run of consecutive samples of one group, cut by their lengths and unit_tokens alone;
-//   the prompt's shared rows end the group's last unit. Each unit's rows are padded to a multiple of
-//   32 with zeros, and every sum over rows is one f32 chain over these rows in order.
+// - A unit is a run of consecutive samples of one group, cut by their lengths and unit_tokens
+// alone;
+//   the prompt's shared rows end the group's last unit. Each unit's rows are padded to a multiple
+//   of 32 with zeros, and every sum over rows is one f32 chain over these rows in order.
 // - A micro-batch is any run of units that fits the memory budget. The chains go on from one to the
 //   next through memory, so where the cut falls changes nothing.
 #pragma once
@@ -20,8 +21,8 @@
 
 namespace opo {
 
-// What a token contributes: the loss and its derivative by the policy's log-prob, before the token's
-// weight. `policy` is the learner's log-prob, `rollout` the sampler's.
+// What a token contributes: the loss and its derivative by the policy's log-prob, before the
+// token's weight. `policy` is the learner's log-prob, `rollout` the sampler's.
 using LossFunction = std::function<TokenLoss(double policy, double rollout, double advantage)>;
 
 struct LearnerConfig {
@@ -32,14 +33,14 @@ struct LearnerConfig {
 
 struct LearnResult {
   double loss = 0;
-  idx tokens = 0;             // learned
+  idx tokens = 0;  // learned
   idx clipped = 0, clipped_lower = 0;
-  double kl_sum = 0;          // sum of rollout - policy log-probs: 0 when on policy
-  idx compared_tokens = 0;    // E1
+  double kl_sum = 0;        // sum of rollout - policy log-probs: 0 when on policy
+  idx compared_tokens = 0;  // E1
   idx mismatched_tokens = 0;
   double logprob_diff_max = 0;
   idx micro_batches = 0;
-  idx rows_forward = 0;       // prompt rows and sample rows that were recomputed
+  idx rows_forward = 0;  // prompt rows and sample rows that were recomputed
 };
 
 // A group and the weight of each token of each of its rollouts (algo/algorithm.h, TokenWeights).
@@ -88,7 +89,8 @@ class Learner {
   const SlabLayout& layout_;
   LearnerConfig config_;
   std::unique_ptr<OpenGroup> open_;  // the group whose units are not all done
-  // The embedding lookup's gradient: rows by token, in row order; joined with the head's at the end.
+  // The embedding lookup's gradient: rows by token, in row order; joined with the head's at the
+  // end.
   std::map<TokenId, std::vector<float>> lookup_;
   Buffer<T> hidden_, dlogits_;
   Buffer<float> logits_, dhidden_, dhead_rows_, dresidual_;

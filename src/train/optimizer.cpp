@@ -22,9 +22,8 @@ double LearningRate(const OptimizerConfig& config, idx step, idx total) {
   if (config.schedule == "constant") return config.lr;
   const double span = static_cast<double>(std::max<idx>(1, total - config.warmup_steps));
   const double done = std::min(1.0, static_cast<double>(step - config.warmup_steps) / span);
-  const double shape = config.schedule == "linear"
-                           ? 1.0 - done
-                           : 0.5 * (1.0 + std::cos(std::numbers::pi * done));
+  const double shape =
+      config.schedule == "linear" ? 1.0 - done : 0.5 * (1.0 + std::cos(std::numbers::pi * done));
   return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * shape);
 }
 
@@ -80,8 +79,8 @@ void AdamW::Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, d
   const auto kernel = ActiveKernels().adamw;
   ParallelFor(static_cast<idx>(chunks_.size()), [&](idx i) {
     const Chunk& c = chunks_[static_cast<std::size_t>(i)];
-    kernel(weights.data() + c.begin, m_.data() + c.begin, v_.data() + c.begin, grad.data() + c.begin,
-           c.end - c.begin, c.decay ? args : no_decay);
+    kernel(weights.data() + c.begin, m_.data() + c.begin, v_.data() + c.begin,
+           grad.data() + c.begin, c.end - c.begin, c.decay ? args : no_decay);
   });
 }
 

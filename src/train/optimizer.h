@@ -14,7 +14,8 @@ namespace opo {
 // then constant, or linear or cosine decay to lr * min_lr_ratio.
 double LearningRate(const OptimizerConfig& config, idx step, idx total);
 
-// The gradient's 2-norm, f64: fixed chunks of 4096 floats, joined in order. Padding of the slab is 0.
+// The gradient's 2-norm, f64: fixed chunks of 4096 floats, joined in order. Padding of the slab is
+// 0.
 double GradientNorm(const Buffer<float>& grad);
 
 // Names the first tensor of the slab that holds a non-finite number; "" where all are finite.

@@ -32,18 +32,19 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   idx levels = 0;
   for (idx s = config.train.shards; s > 1; s = (s + 1) / 2) ++levels;
   plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0));
-  const idx layer = Packed(q + 2 * kv, d, kBytes) + Packed(d, q, kBytes) + Packed(2 * f, d, kBytes) +
-                    Packed(d, f, kBytes);
+  const idx layer = Packed(q + 2 * kv, d, kBytes) + Packed(d, q, kBytes) +
+                    Packed(2 * f, d, kBytes) + Packed(d, f, kBytes);
   const idx embed = m.vocab_size * RoundUp(d, kPad) * kBytes;
   plan.packed = m.num_layers * layer + Packed(m.vocab_size, d, kBytes) + embed;
   if (config.monitor.kl_every > 0) plan.packed += plan.packed / 2;
   plan.head = kHeadChunkRows * ld_v * (4 + 2 * kBytes) + kSampleChunkRows * ld_v * 4;
 
   const idx samples = config.rollout.prompts * config.rollout.samples;
-  const idx slots = std::min(samples, config.rollout.slots > 0 ? config.rollout.slots : kDefaultSlots);
+  const idx slots =
+      std::min(samples, config.rollout.slots > 0 ? config.rollout.slots : kDefaultSlots);
   const idx page = m.num_layers * ShapeOf(m).page_size() * kBytes;
-  const idx forward_row = (4 * RoundUp(d, kPad) + 3 * q + 2 * kv + 3 * f) * kBytes +
-                          (q + 2 * kv) * 4;
+  const idx forward_row =
+      (4 * RoundUp(d, kPad) + 3 * q + 2 * kv + 3 * f) * kBytes + (q + 2 * kv) * 4;
   plan.rollout = (slots * CeilDiv(config.rollout.max_new_tokens, kKeyBlock) +
                   CeilDiv(slots, config.rollout.samples) * CeilDiv(prompt_tokens, kKeyBlock)) *
                      page +
@@ -51,12 +52,13 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
 
   const ActivationLayout<T> activations(m);
   // As Learner::row_bytes: the record, a backward pass's scratch, the row's share of a KV page.
-  const idx backward_row = (4 * d + 6 * f + 4 * f + 4 * q + 3 * kv + 2 * f) * kBytes +
-                           (2 * d + 2 * q + 4 * kv) * 4;
+  const idx backward_row =
+      (4 * d + 6 * f + 4 * f + 4 * q + 3 * kv + 2 * f) * kBytes + (2 * d + 2 * q + 4 * kv) * 4;
   plan.row_bytes = activations.row_bytes + backward_row + page / kKeyBlock;
-  plan.unit_rows = RoundUp(std::max(config.train.unit_tokens, config.rollout.max_new_tokens) +
-                               prompt_tokens, kRowBlock);
-  plan.budget = config.run.memory_mb > 0 ? config.run.memory_mb << 20 : AvailableMemoryBytes() / 10 * 7;
+  plan.unit_rows = RoundUp(
+      std::max(config.train.unit_tokens, config.rollout.max_new_tokens) + prompt_tokens, kRowBlock);
+  plan.budget =
+      config.run.memory_mb > 0 ? config.run.memory_mb << 20 : AvailableMemoryBytes() / 10 * 7;
   const idx rest = plan.budget - plan.total();
   plan.micro_batch = std::clamp<idx>(rest, 0, kMaxMicroBatch);
   plan.micro_batch_rows = plan.micro_batch / plan.row_bytes;
@@ -73,7 +75,8 @@ MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx p
   if (plan.micro_batch_rows < least) {
     const idx need = plan.total() - plan.micro_batch + least * plan.row_bytes;
     Fail(ErrorCode::kUsage,
-         "run.memory_mb: {} MB cannot hold this run; the least is {} MB (weights {} MB, optimizer {} MB, "
+         "run.memory_mb: {} MB cannot hold this run; the least is {} MB (weights {} MB, optimizer "
+         "{} MB, "
          "gradient {} MB, packed weights {} MB, one sample of {} rows {} MB)",
          plan.budget >> 20, (need >> 20) + 1, plan.weights >> 20, plan.optimizer >> 20,
          plan.gradient >> 20, plan.packed >> 20, least, (least * plan.row_bytes) >> 20);

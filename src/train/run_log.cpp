@@ -49,8 +49,7 @@ RunLog::RunLog(const std::string& run_dir, idx last_step, bool tensorboard)
 }
 
 void RunLog::Append(File& file, const std::string& name, const ordered_json& line) {
-  const std::string text =
-      line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  const std::string text = line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file.get()) != text.size() ||
       std::fflush(file.get()) != 0) {
     Fail(ErrorCode::kWork, "{}/{}: cannot be written: {}", run_dir_, name, std::strerror(errno));

@@ -9,9 +9,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/parallel.h"
 #include "base/progress.h"
-#include "base/hash.h"
 #include "rollout/prompts.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
@@ -19,6 +19,8 @@
 #include "train/learner.h"
 #include "train/plan.h"
 #include "train/run_log.h"
+#include "train/shard_tree.h"
+#include "train/step_metrics.h"
 
 namespace opo {
 namespace {
@@ -56,86 +58,6 @@ class SignalGuard {
   void (*old_term_)(int);
 };
 
-// Mean, largest and smallest of a metric, under verl's names.
-struct Spread {
-  double sum = 0;
-  double max = -INFINITY;
-  double min = INFINITY;
-  idx count = 0;
-  void Add(double x) {
-    sum += x;
-    max = std::max(max, x);
-    min = std::min(min, x);
-    ++count;
-  }
-  double mean() const { return count > 0 ? sum / static_cast<double>(count) : 0; }
-  void Put(ordered_json& out, const std::string& name) const {
-    if (count == 0) return;
-    out[name + "/mean"] = mean();
-    out[name + "/max"] = max;
-    out[name + "/min"] = min;
-  }
-};
-
-// Gradients of shards, joined in a fixed binary tree over the shard's index: shard 0 with 1, 2 with
-// 3, then the pairs, and so on. Holds one slab a level.
-class ShardTree {
- public:
-  explicit ShardTree(idx slab_size) : slab_size_(slab_size) {}
-
-  // Takes the next shard's gradient (its content is used up, the buffer is zero afterwards).
-  void Push(Buffer<float>& grad) {
-    std::size_t level = 0;
-    for (; level < levels_.size() && levels_[level].used; ++level) {
-      AddInto(levels_[level].slab, grad);
-      std::swap(levels_[level].slab, grad);
-      levels_[level].used = false;
-      Clear(levels_[level].slab);
-    }
-    if (level == levels_.size()) levels_.push_back({Buffer<float>(slab_size_), false});
-    std::swap(levels_[level].slab, grad);
-    levels_[level].used = true;
-    Clear(grad);
-  }
-  // The sum, into `grad`; the tree is empty afterwards.
-  void Join(Buffer<float>& grad) {
-    bool first = true;
-    for (Level& level : levels_) {
-      if (!level.used) continue;
-      if (first) {
-        std::swap(level.slab, grad);
-      } else {
-        AddInto(level.slab, grad);
-        std::swap(level.slab, grad);
-      }
-      first = false;
-      level.used = false;
-      Clear(level.slab);
-    }
-  }
-
- private:
-  struct Level {
-    Buffer<float> slab;
-    bool used;
-  };
-  // left += right, left being the lower shard.
-  static void AddInto(Buffer<float>& left, const Buffer<float>& right) {
-    const auto add = ActiveKernels().add;
-    ParallelChunks(left.size(), 65536, [&](idx begin, idx end) {
-      add(left.data() + begin, right.data() + begin, end - begin);
-    });
-  }
-  static void Clear(Buffer<float>& slab) {
-    ParallelChunks(slab.size(), 65536, [&](idx begin, idx end) {
-      std::fill(slab.data() + begin, slab.data() + end, 0.0f);
-    });
-  }
-
-  idx slab_size_;
-  std::vector<Level> levels_;
-};
-
 Tokenizer PolicyTokenizer(const TrainConfig& config) {
   return config.model.path.empty() ? Tokenizer::Bytes() : Tokenizer::Load(config.model.path);
 }
@@ -148,8 +70,8 @@ class Trainer {
         options_(options),
         tokenizer_(PolicyTokenizer(config)),
         weights_(config.model.path.empty()
-                     ? InitWeights(InitConfig(config.model.init, tokenizer_), config.model.init.seed,
-                                   config.model.init.std)
+                     ? InitWeights(InitConfig(config.model.init, tokenizer_),
+                                   config.model.init.seed, config.model.init.std)
                      : LoadWeights(config.model.path)),
         optimizer_(weights_.layout, config.train),
         prompts_(tokenizer_, config.data.system),
@@ -160,11 +82,11 @@ class Trainer {
            config.model.path, tokenizer_.vocab_size(), weights_.config.vocab_size);
     }
     train_problems_ = Problems(config.data.train, false);
-    eval_problems_ = config.data.eval.empty() && config.data.train != "arithmetic"
-                         ? std::vector<Problem>{}
-                         : Problems(config.data.eval.empty() ? config.data.train : config.data.eval, true);
-    if (config.eval.prompts > 0 &&
-        static_cast<idx>(eval_problems_.size()) > config.eval.prompts) {
+    eval_problems_ =
+        config.data.eval.empty() && config.data.train != "arithmetic"
+            ? std::vector<Problem>{}
+            : Problems(config.data.eval.empty() ? config.data.train : config.data.eval, true);
+    if (config.eval.prompts > 0 && static_cast<idx>(eval_problems_.size()) > config.eval.prompts) {
       eval_problems_.resize(static_cast<std::size_t>(config.eval.prompts));
     }
   }
@@ -194,11 +116,11 @@ class Trainer {
         const ordered_json metrics = Step(step);
         result.reward = metrics.at("critic/score/mean").get<double>();
         if (options_.progress) {
-          progress.Update(step, fmt::format("reward {:.3f}  length {:.1f}  grad {:.3f}  {:.1f}s",
-                                            result.reward,
-                                            metrics.at("response_length/mean").get<double>(),
-                                            metrics.at("actor/grad_norm").get<double>(),
-                                            metrics.at("timing_s/step").get<double>()));
+          progress.Update(
+              step, fmt::format("reward {:.3f}  length {:.1f}  grad {:.3f}  {:.1f}s", result.reward,
+                                metrics.at("response_length/mean").get<double>(),
+                                metrics.at("actor/grad_norm").get<double>(),
+                                metrics.at("timing_s/step").get<double>()));
         }
         const bool due = config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0;
         if (due || step == config_.train.steps || caught_signal != 0) Save(step);
@@ -296,9 +218,10 @@ class Trainer {
       if (key == "opo_version") continue;
       if (!kept.is_object() || !kept.contains(key) || kept[key] != value) {
         Fail(ErrorCode::kUsage,
-             "{}: `{}` was {} when the run began and is {} now; a resume could not give the same bits",
-             manifest_path, key, kept.is_object() && kept.contains(key) ? kept[key].dump() : "absent",
-             value.dump());
+             "{}: `{}` was {} when the run began and is {} now; a resume could not give the same "
+             "bits",
+             manifest_path, key,
+             kept.is_object() && kept.contains(key) ? kept[key].dump() : "absent", value.dump());
       }
     }
     const auto checkpoint = FindCheckpoint(
@@ -311,7 +234,8 @@ class Trainer {
     best_reward_ = state.value("best_reward", -1e300);
     best_step_ = state.value("best_step", idx{-1});
     if (weights_.DigestHex() != state.value("weights_digest", "")) {
-      Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json", checkpoint->path);
+      Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
+           checkpoint->path);
     }
     return checkpoint->step;
   }
@@ -336,8 +260,9 @@ class Trainer {
     const std::string link = config_.run.dir + "/model";
     std::error_code error;
     fs::remove(link + ".partial", error);
-    fs::create_directory_symlink("checkpoints/" + fs::path(checkpoint.path).filename().string() + "/model",
-                                 link + ".partial", error);
+    fs::create_directory_symlink(
+        "checkpoints/" + fs::path(checkpoint.path).filename().string() + "/model",
+        link + ".partial", error);
     if (!error) fs::rename(link + ".partial", link, error);
     if (error) Fail(ErrorCode::kWork, "{}: cannot be linked: {}", link, error.message());
     PruneCheckpoints(config_.run.dir, config_.checkpoint.keep_last,
@@ -360,15 +285,16 @@ class Trainer {
   std::vector<RolloutGroup> DrawPrompts(idx step) const {
     std::vector<RolloutGroup> groups;
     std::map<idx, idx> occurrences;
-    for (const idx p : PromptOrder(static_cast<idx>(train_problems_.size()), config_.rollout.prompts,
-                                   step - 1, config_.train.seed)) {
+    for (const idx p : PromptOrder(static_cast<idx>(train_problems_.size()),
+                                   config_.rollout.prompts, step - 1, config_.train.seed)) {
       const Problem& problem = train_problems_[static_cast<std::size_t>(p)];
       RolloutGroup group;
       group.problem = p;
       group.prompt = prompts_.Render(problem.messages);
       if (static_cast<idx>(group.prompt.size()) > config_.data.prompt_limit) {
         Fail(ErrorCode::kInput,
-             "{}: problem {} has {} prompt tokens, data.prompt_limit is {}; raise it or drop the row",
+             "{}: problem {} has {} prompt tokens, data.prompt_limit is {}; raise it or drop the "
+             "row",
              config_.data.train, p, group.prompt.size(), config_.data.prompt_limit);
       }
       group.key = PromptKey(problem.id, group.prompt, occurrences[p]++);
@@ -406,12 +332,14 @@ class Trainer {
         if (rollout.reward.verdict != Verdict::kScored) continue;
         square += std::pow(rollout.reward.value - here.mean(), 2);
       }
-      if (here.count > 1) std_of_groups.Add(std::sqrt(square / static_cast<double>(here.count - 1)));
+      if (here.count > 1)
+        std_of_groups.Add(std::sqrt(square / static_cast<double>(here.count - 1)));
       if (here.count > 0 && here.max == here.min) ++zero_std;
     }
     if (scores.count == 0) {
       Fail(ErrorCode::kWork,
-           "no answer of this step could be scored ({} skipped, {} errors); see the reward's settings "
+           "no answer of this step could be scored ({} skipped, {} errors); see the reward's "
+           "settings "
            "and the data's answers",
            skipped, errors);
     }
@@ -456,7 +384,8 @@ class Trainer {
 
   // One optimizer step on groups [first, last): normaliser over all of them, then shard by shard.
   LearnResult Learn(const std::vector<RolloutGroup>& groups, std::size_t first, std::size_t last,
-                    const LossFunction& loss, ordered_json& metrics, idx update, idx total_updates) {
+                    const LossFunction& loss, ordered_json& metrics, idx update,
+                    idx total_updates) {
     std::vector<idx> lengths;
     for (std::size_t g = first; g < last; ++g) {
       for (const Rollout& r : groups[g].rollouts) {
@@ -469,7 +398,8 @@ class Trainer {
     std::size_t at = 0;
     for (std::size_t g = first; g < last; ++g) {
       LearnGroup learn{&groups[g], {}};
-      for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) learn.weights.push_back(weights[at++]);
+      for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s)
+        learn.weights.push_back(weights[at++]);
       shards[(g - first) % shards.size()].push_back(std::move(learn));
     }
     LearnResult sum;
@@ -504,7 +434,8 @@ class Trainer {
       }
       if (sum.mismatched_tokens > 0 || sum.compared_tokens == 0) {
         Fail(ErrorCode::kExactness,
-             "step {}: {} of {} log-probs differ between sampler and learner (at most by {:.3g}): the "
+             "step {}: {} of {} log-probs differ between sampler and learner (at most by {:.3g}): "
+             "the "
              "exactness contract is broken; the weights were not changed. `opo doctor` checks this "
              "machine",
              metrics.at("training/global_step").get<idx>(), sum.mismatched_tokens,
@@ -525,7 +456,8 @@ class Trainer {
     const double update_start = Seconds();
     optimizer_.Step(weights_.slab, grad_, lr, scale);
     packed_->Update(weights_);
-    metrics["timing_s/optimizer"] = metrics.value("timing_s/optimizer", 0.0) + Seconds() - update_start;
+    metrics["timing_s/optimizer"] =
+        metrics.value("timing_s/optimizer", 0.0) + Seconds() - update_start;
     metrics["actor/grad_norm"] = norm;
     metrics["actor/lr"] = lr;
     return sum;
@@ -578,7 +510,8 @@ class Trainer {
       all.rows_forward += r.rows_forward;
     }
     const double learn_end = Seconds();
-    Describe(groups, all, metrics);
+    PutRolloutMetrics(groups, metrics);
+    PutLearnMetrics(groups, all, metrics);
     metrics["actor/pg_loss"] = all.loss / static_cast<double>(updates);
     metrics["training/optimizer_steps"] = updates;
     metrics["exact/compared_tokens"] = all.compared_tokens;
@@ -593,7 +526,7 @@ class Trainer {
     metrics["timing_s/update_actor"] = learn_end - learn_start;
     metrics["timing_s/step"] = learn_end - step_start;
     metrics["step_time"] = learn_end - step_start;
-    PutPerformance(groups, all, learn_end - step_start, metrics);
+    PutPerformanceMetrics(weights_.config, groups, all, gemm_rate_, metrics);
 
     if (config_.eval.every > 0 && step % config_.eval.every == 0 && !eval_problems_.empty()) {
       const double start = Seconds();
@@ -630,78 +563,6 @@ class Trainer {
     }
     metrics["monitor/kl_k1"] = k1 / static_cast<double>(tokens);
     metrics["monitor/kl_k3"] = k3 / static_cast<double>(tokens);
-  }
-
-  void Describe(const std::vector<RolloutGroup>& groups, const LearnResult& learned,
-                ordered_json& metrics) const {
-    Spread response;
-    Spread prompt;
-    Spread entropy;
-    double w_sum = 0;
-    double clipped = 0;
-    double proxy2 = 0;
-    for (const RolloutGroup& group : groups) {
-      prompt.Add(static_cast<double>(group.prompt.size()));
-      for (const Rollout& rollout : group.rollouts) {
-        response.Add(static_cast<double>(rollout.length()));
-        clipped += rollout.finish == FinishReason::kLength ? 1 : 0;
-        double w = 0;  // the gradient-variance proxy of verl's metric_utils: sum of 1 - 2 p + sum p^2
-        for (std::size_t t = 0; t < rollout.tokens.size(); ++t) {
-          entropy.Add(static_cast<double>(rollout.entropies[t]));
-          w += 1 - 2 * std::exp(static_cast<double>(rollout.logprobs[t])) +
-               static_cast<double>(rollout.sum_sqs[t]);
-        }
-        w_sum += w;
-        proxy2 += rollout.advantage * rollout.advantage * std::max(w, 0.0);
-      }
-    }
-    const double n = static_cast<double>(response.count);
-    response.Put(metrics, "response_length");
-    metrics["response_length/clip_ratio"] = clipped / n;
-    metrics["completions/mean_length"] = response.mean();
-    metrics["completions/clipped_ratio"] = clipped / n;
-    prompt.Put(metrics, "prompt_length");
-    metrics["actor/entropy"] = entropy.mean();
-    const double signal = std::pow(metrics.at("actor/grad_norm").get<double>(), 2);
-    metrics["variance_proxy/proxy1_signal_strength"] = signal;
-    metrics["variance_proxy/proxy2_total_power"] = proxy2 / n;
-    metrics["variance_proxy/proxy3_pure_noise"] =
-        n > 1 ? std::max(0.0, (proxy2 / n - signal) / (n - 1)) : 0.0;
-    metrics["variance_proxy/expected_w"] = w_sum / n;
-    const double tokens = static_cast<double>(std::max<idx>(1, learned.tokens));
-    metrics["actor/ppo_kl"] = learned.kl_sum / tokens;
-    metrics["actor/pg_clipfrac"] = static_cast<double>(learned.clipped) / tokens;
-    metrics["actor/pg_clipfrac_lower"] = static_cast<double>(learned.clipped_lower) / tokens;
-    metrics["learn/tokens"] = learned.tokens;
-    metrics["learn/micro_batches"] = learned.micro_batches;
-  }
-
-  void PutPerformance(const std::vector<RolloutGroup>& groups, const LearnResult& learned,
-                      double step_seconds, ordered_json& metrics) const {
-    StepWork work;
-    idx total_tokens = 0;
-    for (const RolloutGroup& group : groups) {
-      work.rows_sampled += static_cast<idx>(group.prompt.size()) - 1;
-      for (const Rollout& rollout : group.rollouts) {
-        work.rows_sampled += rollout.length();
-        work.tokens_sampled += rollout.length();
-        total_tokens += static_cast<idx>(group.prompt.size()) + rollout.length();
-      }
-    }
-    work.rows_recomputed = learned.rows_forward;
-    work.rows_learned = learned.rows_forward;
-    work.tokens_learned = learned.tokens;
-    const double floor = FloorFlops(weights_.config, work) / gemm_rate_;
-    metrics["perf/total_num_tokens"] = total_tokens;
-    metrics["perf/throughput"] = static_cast<double>(total_tokens) / step_seconds;
-    metrics["perf/time_per_step"] = step_seconds;
-    metrics["perf/gen_tokens_per_s"] = static_cast<double>(work.tokens_sampled) /
-                                       std::max(1e-9, metrics.at("timing_s/gen").get<double>());
-    metrics["perf/gemm_rate"] = gemm_rate_;
-    metrics["perf/mfu/actor"] = floor / step_seconds;
-    metrics["perf/floor_s"] = floor;
-    metrics["perf/ratio_to_floor"] = step_seconds / floor;
-    metrics["perf/cpu_memory_used_gb"] = static_cast<double>(PeakRssBytes()) / 1e9;
   }
 
   void WriteSamples(idx step, const std::vector<RolloutGroup>& groups) {

@@ -9,11 +9,17 @@ namespace {
 namespace fs = std::filesystem;
 
 // The tiny example, shortened, with a checkpoint every third step.
-std::vector<std::string> TinyRun(const std::string& dir, const std::vector<std::string>& more = {}) {
-  std::vector<std::string> args = {"train", Example("tiny.toml"), "--quiet",
-                                   "--set", "run.dir=" + dir,
-                                   "--set", "train.steps=24",
-                                   "--set", "checkpoint.every=3"};
+std::vector<std::string> TinyRun(const std::string& dir,
+                                 const std::vector<std::string>& more = {}) {
+  std::vector<std::string> args = {"train",
+                                   Example("tiny.toml"),
+                                   "--quiet",
+                                   "--set",
+                                   "run.dir=" + dir,
+                                   "--set",
+                                   "train.steps=24",
+                                   "--set",
+                                   "checkpoint.every=3"};
   for (const std::string& m : more) {
     args.push_back("--set");
     args.push_back(m);
@@ -139,8 +145,8 @@ TEST_F(WholeRun, SeveralUpdatesABatchAreRefusedInExactModeOnly) {
   const ProgramResult refused = RunProgram(TinyRun(scratch_ / "a", {"train.mini_batch=8"}));
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_NE(refused.err.find("algorithm.exact"), std::string::npos) << refused.err;
-  Digest("b", {"train.mini_batch=8", "algorithm.exact=false", "train.steps=8", "algorithm.clip_low=0.001",
-               "algorithm.clip_high=0.001"});
+  Digest("b", {"train.mini_batch=8", "algorithm.exact=false", "train.steps=8",
+               "algorithm.clip_low=0.001", "algorithm.clip_high=0.001"});
   double clipped = 0;
   for (const auto& step : StepsOf(scratch_ / "b")) {
     EXPECT_EQ(step["training/optimizer_steps"].get<int>(), 2);
@@ -184,8 +190,9 @@ TEST_F(WholeRun, BadUsageAndBadFilesHaveTheirExitCodes) {
 
 TEST_F(WholeRun, AResumeOnAnotherPathIsRefused) {
   Digest("path", {"train.steps=3", "run.isa=portable"});
-  const ProgramResult result = RunProgram({"train", "--resume", scratch_ / "path", "--quiet", "--set",
-                                           "run.isa=portable", "--set", "train.unit_tokens=64"});
+  const ProgramResult result =
+      RunProgram({"train", "--resume", scratch_ / "path", "--quiet", "--set", "run.isa=portable",
+                  "--set", "train.unit_tokens=64"});
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_NE(result.err.find("unit_tokens"), std::string::npos) << result.err;
 }

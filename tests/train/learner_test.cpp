@@ -75,7 +75,8 @@ TEST_P(GoldenModel, LogProbsAgreeWithPyTorch) {
       const Rollout& b = got.groups[g].rollouts[s];
       for (std::size_t t = 0; t < a.tokens.size(); ++t) {
         // transformers' own f32 is off its f64 by up to 1.7e-5 here (tests/golden/README.md).
-        ASSERT_NEAR(a.logprobs[t], b.logprobs[t], 5e-5) << "group " << g << " sample " << s << " token " << t;
+        ASSERT_NEAR(a.logprobs[t], b.logprobs[t], 5e-5)
+            << "group " << g << " sample " << s << " token " << t;
         ASSERT_NEAR(a.entropies[t], b.entropies[t], 5e-5);
         ASSERT_NEAR(a.sum_sqs[t], b.sum_sqs[t], 5e-5);
       }

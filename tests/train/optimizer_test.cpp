@@ -56,7 +56,8 @@ TEST(AdamW, FollowsTheFormulaInDoublePrecision) {
   }
   for (const TensorSpec& t : weights.layout.tensors) {
     for (idx j = t.offset; j < t.offset + t.size(); ++j) {
-      // Five steps of at most lr each, every one rounded in f32: 5 lr 2^-21 and the weight's own ulps.
+      // Five steps of at most lr each, every one rounded in f32: 5 lr 2^-21 and the weight's own
+      // ulps.
       ASSERT_NEAR(static_cast<double>(weights.slab[j]), w[static_cast<std::size_t>(j)], 1e-6)
           << t.name;
     }
@@ -89,8 +90,7 @@ TEST(FindNonFinite, NamesTensorAndElement) {
   Weights weights(SmallConfig());
   EXPECT_EQ(FindNonFinite(weights.layout, weights.slab), "");
   weights.slab[weights.layout.layers[0].down + 5] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(FindNonFinite(weights.layout, weights.slab),
-            "model.layers.0.mlp.down_proj.weight[5]");
+  EXPECT_EQ(FindNonFinite(weights.layout, weights.slab), "model.layers.0.mlp.down_proj.weight[5]");
 }
 
 TEST(LearningRate, WarmsUpThenFollowsItsSchedule) {

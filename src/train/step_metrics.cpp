@@ -1,0 +1,93 @@
+#include "train/step_metrics.h"
+
+#include <algorithm>
+
+#include "train/floor.h"
+
+namespace opo {
+
+using nlohmann::ordered_json;
+
+void PutRolloutMetrics(std::span<const RolloutGroup> groups, ordered_json& metrics) {
+  Spread response;
+  Spread prompt;
+  Spread entropy;
+  double clipped = 0;
+  for (const RolloutGroup& group : groups) {
+    prompt.Add(static_cast<double>(group.prompt.size()));
+    for (const Rollout& rollout : group.rollouts) {
+      response.Add(static_cast<double>(rollout.length()));
+      clipped += rollout.finish == FinishReason::kLength ? 1 : 0;
+      for (const float h : rollout.entropies) entropy.Add(static_cast<double>(h));
+    }
+  }
+  const double n = static_cast<double>(response.count);
+  response.Put(metrics, "response_length");
+  metrics["response_length/clip_ratio"] = clipped / n;
+  metrics["completions/mean_length"] = response.mean();
+  metrics["completions/clipped_ratio"] = clipped / n;
+  prompt.Put(metrics, "prompt_length");
+  metrics["actor/entropy"] = entropy.mean();
+}
+
+void PutLearnMetrics(std::span<const RolloutGroup> groups, const LearnResult& learned,
+                     ordered_json& metrics) {
+  double w_sum = 0;
+  double power = 0;
+  double n = 0;
+  for (const RolloutGroup& group : groups) {
+    for (const Rollout& rollout : group.rollouts) {
+      double w = 0;
+      for (std::size_t t = 0; t < rollout.tokens.size(); ++t) {
+        w += 1 - 2 * std::exp(static_cast<double>(rollout.logprobs[t])) +
+             static_cast<double>(rollout.sum_sqs[t]);
+      }
+      w_sum += w;
+      power += rollout.advantage * rollout.advantage * std::max(w, 0.0);
+      n += 1;
+    }
+  }
+  const double signal = std::pow(metrics.at("actor/grad_norm").get<double>(), 2);
+  metrics["variance_proxy/proxy1_signal_strength"] = signal;
+  metrics["variance_proxy/proxy2_total_power"] = power / n;
+  metrics["variance_proxy/proxy3_pure_noise"] =
+      n > 1 ? std::max(0.0, (power / n - signal) / (n - 1)) : 0.0;
+  metrics["variance_proxy/expected_w"] = w_sum / n;
+  const double tokens = static_cast<double>(std::max<idx>(1, learned.tokens));
+  metrics["actor/ppo_kl"] = learned.kl_sum / tokens;
+  metrics["actor/pg_clipfrac"] = static_cast<double>(learned.clipped) / tokens;
+  metrics["actor/pg_clipfrac_lower"] = static_cast<double>(learned.clipped_lower) / tokens;
+  metrics["learn/tokens"] = learned.tokens;
+  metrics["learn/micro_batches"] = learned.micro_batches;
+}
+
+void PutPerformanceMetrics(const ModelConfig& model, std::span<const RolloutGroup> groups,
+                           const LearnResult& learned, double gemm_rate, ordered_json& metrics) {
+  const double step_seconds = metrics.at("timing_s/step").get<double>();
+  StepWork work;
+  idx total_tokens = 0;
+  for (const RolloutGroup& group : groups) {
+    work.rows_sampled += static_cast<idx>(group.prompt.size()) - 1;
+    for (const Rollout& rollout : group.rollouts) {
+      work.rows_sampled += rollout.length();
+      work.tokens_sampled += rollout.length();
+      total_tokens += static_cast<idx>(group.prompt.size()) + rollout.length();
+    }
+  }
+  work.rows_recomputed = learned.rows_forward;
+  work.rows_learned = learned.rows_forward;
+  work.tokens_learned = learned.tokens;
+  const double floor = FloorFlops(model, work) / gemm_rate;
+  metrics["perf/total_num_tokens"] = total_tokens;
+  metrics["perf/throughput"] = static_cast<double>(total_tokens) / step_seconds;
+  metrics["perf/time_per_step"] = step_seconds;
+  metrics["perf/gen_tokens_per_s"] = static_cast<double>(work.tokens_sampled) /
+                                     std::max(1e-9, metrics.at("timing_s/gen").get<double>());
+  metrics["perf/gemm_rate"] = gemm_rate;
+  metrics["perf/mfu/actor"] = floor / step_seconds;
+  metrics["perf/floor_s"] = floor;
+  metrics["perf/ratio_to_floor"] = step_seconds / floor;
+  metrics["perf/cpu_memory_used_gb"] = static_cast<double>(PeakRssBytes()) / 1e9;
+}
+
+}  // namespace opo
