@@ -1,9 +1,9 @@
 // opo bench gemm | decode | step: what this machine does, as ratios in one run.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 
 #include "app/command.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/parallel.h"
 #include "train/floor.h"
@@ -14,10 +14,6 @@ namespace opo {
 namespace {
 
 using nlohmann::ordered_json;
-
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 struct BenchArguments {
   ModelOptions model;
@@ -198,16 +194,6 @@ void BenchStep(const BenchArguments& args) {
   for (const auto& [name, value] : best.items()) fmt::print("{:<20} {}\n", name, value.dump());
 }
 
-template <class Bf16, class F32>
-void Dispatch(const BenchArguments& args, const Bf16& bf16_run, const F32& f32_run) {
-  args.model.Apply();
-  if (args.model.f32()) {
-    f32_run(args);
-  } else {
-    bf16_run(args);
-  }
-}
-
 }  // namespace
 
 void AddBench(CLI::App& app, int&) {
@@ -227,9 +213,9 @@ void AddBench(CLI::App& app, int&) {
   };
   CLI::App* gemm = add("gemm", "the matrix products of a 135M model", false);
   gemm->add_option("--seconds", args->seconds, "a shape")->capture_default_str();
-  gemm->callback([args] { Dispatch(*args, BenchGemm<bf16>, BenchGemm<float>); });
+  gemm->callback([args] { RunInDtype(*args, BenchGemm<bf16>, BenchGemm<float>); });
   CLI::App* decode = add("decode", "tokens per second by batch, sampling included", true);
-  decode->callback([args] { Dispatch(*args, BenchDecode<bf16>, BenchDecode<float>); });
+  decode->callback([args] { RunInDtype(*args, BenchDecode<bf16>, BenchDecode<float>); });
   CLI::App* step = add("step", "a whole training step, its parts, its floor", true);
   step->add_option("--prompts", args->prompts)->check(CLI::Range(1, 4096))->capture_default_str();
   step->add_option("--samples", args->samples)->check(CLI::Range(1, 4096))->capture_default_str();
@@ -237,7 +223,7 @@ void AddBench(CLI::App& app, int&) {
       ->check(CLI::Range(1, 100))
       ->capture_default_str();
   step->add_flag("--ignore-eos", args->ignore_eos, "every sample runs to its end");
-  step->callback([args] { Dispatch(*args, BenchStep<bf16>, BenchStep<float>); });
+  step->callback([args] { RunInDtype(*args, BenchStep<bf16>, BenchStep<float>); });
 }
 
 }  // namespace opo

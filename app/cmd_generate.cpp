@@ -179,16 +179,6 @@ void RunEval(const EvalArguments& args) {
              result.pass_rate);
 }
 
-template <class Arguments, class Bf16, class F32>
-void Dispatch(const Arguments& args, const Bf16& bf16_run, const F32& f32_run) {
-  args.model.Apply();
-  if (args.model.f32()) {
-    f32_run(args);
-  } else {
-    bf16_run(args);
-  }
-}
-
 }  // namespace
 
 void AddGenerate(CLI::App& app, int&) {
@@ -208,7 +198,7 @@ void AddGenerate(CLI::App& app, int&) {
     if (args->input.empty() && args->prompt.empty()) {
       Fail(ErrorCode::kUsage, "generate: give --prompt TEXT or --input FILE");
     }
-    Dispatch(*args, RunGenerate<bf16>, RunGenerate<float>);
+    RunInDtype(*args, RunGenerate<bf16>, RunGenerate<float>);
   });
 }
 
@@ -218,7 +208,7 @@ void AddChat(CLI::App& app, int&) {
   args->model.Add(*verb);
   args->sampling.Add(*verb, 0.7, 512);
   verb->add_option("--system", args->system, "a system message");
-  verb->callback([args] { Dispatch(*args, RunChat<bf16>, RunChat<float>); });
+  verb->callback([args] { RunInDtype(*args, RunChat<bf16>, RunChat<float>); });
 }
 
 void AddEval(CLI::App& app, int&) {
@@ -237,7 +227,7 @@ void AddEval(CLI::App& app, int&) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   verb->add_flag("--json", args->json, "a JSON line an answer, then one with the mean");
-  verb->callback([args] { Dispatch(*args, RunEval<bf16>, RunEval<float>); });
+  verb->callback([args] { RunInDtype(*args, RunEval<bf16>, RunEval<float>); });
 }
 
 }  // namespace opo

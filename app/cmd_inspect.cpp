@@ -97,7 +97,6 @@ void RunInit(InitArguments args) {
     Fail(ErrorCode::kUsage, "--vocab: the byte tokenizer needs {}", tokenizer.vocab_size());
   }
   c.qkv_bias = c.architecture == "qwen2";
-  if (c.architecture == "qwen3") c.qk_norm = true;
   c.tied_embeddings = !args.untied;
   c.bos_id = tokenizer.bos_id();
   c.pad_id = tokenizer.pad_id();
@@ -200,14 +199,7 @@ void AddLogprobs(CLI::App& app, int&) {
   verb->add_option("--temperature", args->temperature, "of the softmax")
       ->check(CLI::Range(1e-3, 100.0))
       ->capture_default_str();
-  verb->callback([args] {
-    args->model.Apply();
-    if (args->model.f32()) {
-      RunLogprobs<float>(*args);
-    } else {
-      RunLogprobs<bf16>(*args);
-    }
-  });
+  verb->callback([args] { RunInDtype(*args, RunLogprobs<bf16>, RunLogprobs<float>); });
 }
 
 void AddInit(CLI::App& app, int&) {

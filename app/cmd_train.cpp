@@ -89,20 +89,9 @@ void RunPlan(const PlanArguments& args) {
   const TrainConfig config = LoadTrainConfig(args.config, args.set);
   SelectIsa(config.run.isa);
   SetNumThreads(static_cast<int>(config.run.threads));
-  ModelConfig model;
-  if (config.model.path.empty()) {
-    const ModelInitConfig& init = config.model.init;
-    model.vocab_size = Tokenizer::Bytes().vocab_size();
-    model.hidden_size = init.hidden_size;
-    model.intermediate_size = init.intermediate_size;
-    model.num_layers = init.num_layers;
-    model.num_heads = init.num_heads;
-    model.num_kv_heads = init.num_kv_heads;
-    model.head_dim = init.head_dim;
-    model.tied_embeddings = init.tied;
-  } else {
-    model = OpenModel(config.model.path)->config();
-  }
+  const ModelConfig model = config.model.path.empty()
+                                ? FreshModel(config.model.init, Tokenizer::Bytes())
+                                : OpenModel(config.model.path)->config();
   const MemoryPlan plan = PlanMemory(config, model, args.prompt_tokens);
   StepWork work;
   const idx samples = config.rollout.prompts * config.rollout.samples;

@@ -38,6 +38,17 @@ struct LoadedModel {
   Transformer<T> model;
 };
 
+// Applies the options, then runs the bf16 or the f32 instantiation of a verb.
+template <class Arguments, class Bf16, class F32>
+void RunInDtype(const Arguments& args, const Bf16& bf16_run, const F32& f32_run) {
+  args.model.Apply();
+  if (args.model.f32()) {
+    f32_run(args);
+  } else {
+    bf16_run(args);
+  }
+}
+
 // The lines of a JSONL file ("-": standard input) as objects. Throws Error(kInput) naming file and
 // line.
 std::vector<nlohmann::ordered_json> ReadJsonLines(const std::string& path);

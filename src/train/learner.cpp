@@ -26,6 +26,19 @@ bool HasGradient(const LearnGroup& g) {
 
 }  // namespace
 
+void LearnResult::Add(const LearnResult& other) {
+  loss += other.loss;
+  tokens += other.tokens;
+  clipped += other.clipped;
+  clipped_lower += other.clipped_lower;
+  kl_sum += other.kl_sum;
+  compared_tokens += other.compared_tokens;
+  mismatched_tokens += other.mismatched_tokens;
+  logprob_diff_max = std::max(logprob_diff_max, other.logprob_diff_max);
+  micro_batches += other.micro_batches;
+  rows_forward += other.rows_forward;
+}
+
 std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens) {
   std::vector<Unit> units;
   for (std::size_t g = 0; g < groups.size(); ++g) {

@@ -41,6 +41,7 @@ struct LearnResult {
   double logprob_diff_max = 0;
   idx micro_batches = 0;
   idx rows_forward = 0;  // prompt rows and sample rows that were recomputed
+  void Add(const LearnResult& other);
 };
 
 // A group and the weight of each token of each of its rollouts (algo/algorithm.h, TokenWeights).

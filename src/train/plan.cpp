@@ -67,6 +67,26 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
 
 }  // namespace
 
+ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) {
+  ModelConfig c;
+  c.architecture = init.architecture;
+  c.vocab_size = tokenizer.vocab_size();
+  c.hidden_size = init.hidden_size;
+  c.intermediate_size = init.intermediate_size;
+  c.num_layers = init.num_layers;
+  c.num_heads = init.num_heads;
+  c.num_kv_heads = init.num_kv_heads;
+  c.head_dim = init.head_dim;
+  c.max_position = init.max_position;
+  c.rope_theta = init.rope_theta;
+  c.tied_embeddings = init.tied;
+  c.qkv_bias = init.architecture == "qwen2";
+  c.bos_id = tokenizer.bos_id();
+  c.pad_id = tokenizer.pad_id();
+  c.eos_ids = tokenizer.eos_ids();
+  return c;
+}
+
 MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens) {
   const MemoryPlan plan = config.model.dtype == "f32" ? PlanFor<float>(config, model, prompt_tokens)
                                                       : PlanFor<bf16>(config, model, prompt_tokens);

@@ -2,9 +2,13 @@
 #pragma once
 
 #include "model/config.h"
+#include "text/tokenizer.h"
 #include "train/config.h"
 
 namespace opo {
+
+// The shape of the model that [model.init] asks for.
+ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer);
 
 struct MemoryPlan {
   // Bytes of each part.

@@ -1,12 +1,11 @@
 #include "train/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <map>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -20,6 +19,7 @@
 #include "train/plan.h"
 #include "train/run_log.h"
 #include "train/shard_tree.h"
+#include "train/signal_guard.h"
 #include "train/step_metrics.h"
 
 namespace opo {
@@ -27,36 +27,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
-
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// SIGINT and SIGTERM end the run after the step at hand and its checkpoint; a second one kills.
-volatile std::sig_atomic_t caught_signal = 0;
-void OnSignal(int signal) {
-  caught_signal = signal;
-  std::signal(signal, SIG_DFL);
-}
-
-class SignalGuard {
- public:
-  SignalGuard() {
-    caught_signal = 0;
-    old_int_ = std::signal(SIGINT, OnSignal);
-    old_term_ = std::signal(SIGTERM, OnSignal);
-  }
-  SignalGuard(const SignalGuard&) = delete;
-  SignalGuard& operator=(const SignalGuard&) = delete;
-  ~SignalGuard() {
-    std::signal(SIGINT, old_int_);
-    std::signal(SIGTERM, old_term_);
-  }
-
- private:
-  void (*old_int_)(int);
-  void (*old_term_)(int);
-};
 
 Tokenizer PolicyTokenizer(const TrainConfig& config) {
   return config.model.path.empty() ? Tokenizer::Bytes() : Tokenizer::Load(config.model.path);
@@ -70,7 +40,7 @@ class Trainer {
         options_(options),
         tokenizer_(PolicyTokenizer(config)),
         weights_(config.model.path.empty()
-                     ? InitWeights(InitConfig(config.model.init, tokenizer_),
+                     ? InitWeights(FreshModel(config.model.init, tokenizer_),
                                    config.model.init.seed, config.model.init.std)
                      : LoadWeights(config.model.path)),
         optimizer_(weights_.layout, config.train),
@@ -111,7 +81,7 @@ class Trainer {
     if (options_.final_eval && !eval_problems_.empty()) result.before = Eval();
     {
       Progress progress(config_.train.steps, "step", step);
-      while (step < config_.train.steps && caught_signal == 0) {
+      for (bool stop = signals.caught() != 0; !stop && step < config_.train.steps;) {
         ++step;
         const ordered_json metrics = Step(step);
         result.reward = metrics.at("critic/score/mean").get<double>();
@@ -122,38 +92,20 @@ class Trainer {
                                 metrics.at("actor/grad_norm").get<double>(),
                                 metrics.at("timing_s/step").get<double>()));
         }
+        stop = signals.caught() != 0;  // asked once: what it decides must not change below
         const bool due = config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0;
-        if (due || step == config_.train.steps || caught_signal != 0) Save(step);
+        if (due || stop || step == config_.train.steps) Save(step);
       }
     }
-    if (options_.final_eval && !eval_problems_.empty()) result.after = Eval();
+    result.signal = signals.caught();
+    const bool evaluate = options_.final_eval && !eval_problems_.empty() && result.signal == 0;
+    if (evaluate) result.after = Eval();
     result.steps = step;
     result.weights_digest = weights_.DigestHex();
-    result.signal = caught_signal;
     return result;
   }
 
  private:
-  static ModelConfig InitConfig(const ModelInitConfig& init, const Tokenizer& tokenizer) {
-    ModelConfig c;
-    c.architecture = init.architecture;
-    c.vocab_size = tokenizer.vocab_size();
-    c.hidden_size = init.hidden_size;
-    c.intermediate_size = init.intermediate_size;
-    c.num_layers = init.num_layers;
-    c.num_heads = init.num_heads;
-    c.num_kv_heads = init.num_kv_heads;
-    c.head_dim = init.head_dim;
-    c.max_position = init.max_position;
-    c.rope_theta = init.rope_theta;
-    c.tied_embeddings = init.tied;
-    c.qkv_bias = init.architecture == "qwen2";
-    c.bos_id = tokenizer.bos_id();
-    c.pad_id = tokenizer.pad_id();
-    c.eos_ids = tokenizer.eos_ids();
-    return c;
-  }
-
   std::vector<Problem> Problems(const std::string& source, bool held_out) const {
     std::vector<Problem> problems =
         source == "arithmetic" ? ArithmeticProblems(held_out) : LoadProblems(source);
@@ -408,17 +360,7 @@ class Trainer {
       std::fill(grad_.data() + begin, grad_.data() + end, 0.0f);
     });
     for (const auto& shard : shards) {
-      const LearnResult r = learner_->Accumulate(shard, loss, grad_.data());
-      sum.loss += r.loss;
-      sum.tokens += r.tokens;
-      sum.clipped += r.clipped;
-      sum.clipped_lower += r.clipped_lower;
-      sum.kl_sum += r.kl_sum;
-      sum.compared_tokens += r.compared_tokens;
-      sum.mismatched_tokens += r.mismatched_tokens;
-      sum.logprob_diff_max = std::max(sum.logprob_diff_max, r.logprob_diff_max);
-      sum.micro_batches += r.micro_batches;
-      sum.rows_forward += r.rows_forward;
+      sum.Add(learner_->Accumulate(shard, loss, grad_.data()));
       if (shards.size() > 1) tree.Push(grad_);
     }
     if (shards.size() > 1) tree.Join(grad_);
@@ -491,32 +433,23 @@ class Trainer {
                       return PpoClipLoss(policy, rollout, a, clip);
                     });
     LearnResult all;
+    LearnResult exact;  // of the first update: the later ones are off policy by design
     for (idx u = 0; u < updates; ++u) {
       const idx first = u % per_epoch * mini;
       const idx last = std::min(config_.rollout.prompts, first + mini);
       LearnResult r = Learn(groups, static_cast<std::size_t>(first), static_cast<std::size_t>(last),
                             loss, metrics, u, config_.train.steps * updates);
-      if (u == 0) {
-        all.compared_tokens = r.compared_tokens;
-        all.mismatched_tokens = r.mismatched_tokens;
-        all.logprob_diff_max = r.logprob_diff_max;
-      }
-      all.loss += r.loss;
-      all.tokens += r.tokens;
-      all.clipped += r.clipped;
-      all.clipped_lower += r.clipped_lower;
-      all.kl_sum += r.kl_sum;
-      all.micro_batches += r.micro_batches;
-      all.rows_forward += r.rows_forward;
+      all.Add(r);
+      if (u == 0) exact = r;
     }
     const double learn_end = Seconds();
     PutRolloutMetrics(groups, metrics);
     PutLearnMetrics(groups, all, metrics);
     metrics["actor/pg_loss"] = all.loss / static_cast<double>(updates);
     metrics["training/optimizer_steps"] = updates;
-    metrics["exact/compared_tokens"] = all.compared_tokens;
-    metrics["exact/mismatched_tokens"] = all.mismatched_tokens;
-    metrics["exact/logprob_diff_max"] = all.logprob_diff_max;
+    metrics["exact/compared_tokens"] = exact.compared_tokens;
+    metrics["exact/mismatched_tokens"] = exact.mismatched_tokens;
+    metrics["exact/logprob_diff_max"] = exact.logprob_diff_max;
     metrics["exact/rollout_digest"] = RolloutDigest(groups);
     metrics["exact/weights_digest"] = weights_.DigestHex();
     metrics["timing_s/gen"] = gen_end - step_start;
