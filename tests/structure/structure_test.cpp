@@ -211,9 +211,11 @@ TEST(Structure, InstructionSetObjectsDefineNoWeakCode) {
       const std::size_t space = line.find(' ');
       if (space == std::string::npos || space + 1 >= line.size()) continue;
       const char kind = line[space + 1];
-      // Templates and functions of the path's own namespace (isa_...) exist once.
+      // Templates and functions of the path's own namespace (isa_...) exist once. DW.ref is a
+      // pointer to the exception runtime that sanitizers ask for: data, the same in every object.
       if (std::string("WwVvu").find(kind) != std::string::npos &&
-          line.find("opo::isa_") == std::string::npos) {
+          line.find("opo::isa_") == std::string::npos &&
+          line.find("DW.ref.") == std::string::npos) {
         ADD_FAILURE() << entry.path().filename().string() << ": " << line;
       }
     }
