@@ -217,8 +217,12 @@ void AddBench(CLI::App& app, int&) {
   CLI::App* decode = add("decode", "tokens per second by batch, sampling included", true);
   decode->callback([args] { RunInDtype(*args, BenchDecode<bf16>, BenchDecode<float>); });
   CLI::App* step = add("step", "a whole training step, its parts, its floor", true);
-  step->add_option("--prompts", args->prompts)->check(CLI::Range(1, 4096))->capture_default_str();
-  step->add_option("--samples", args->samples)->check(CLI::Range(1, 4096))->capture_default_str();
+  step->add_option("--prompts", args->prompts, "prompts of the step")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  step->add_option("--samples", args->samples, "samples a prompt")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
   step->add_option("--repeats", args->repeats, "the fastest of so many")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();

@@ -218,15 +218,19 @@ void AddInit(CLI::App& app, int&) {
       ->check(CLI::IsMember({"llama", "qwen2"}))
       ->capture_default_str();
   verb->add_option("--vocab", c.vocab_size, "vocabulary size; 0: the byte tokenizer's");
-  verb->add_option("--hidden", c.hidden_size)->capture_default_str();
-  verb->add_option("--ffn", c.intermediate_size)->capture_default_str();
-  verb->add_option("--layers", c.num_layers)->capture_default_str();
-  verb->add_option("--heads", c.num_heads)->capture_default_str();
-  verb->add_option("--kv-heads", c.num_kv_heads)->capture_default_str();
-  verb->add_option("--head-dim", c.head_dim)->capture_default_str();
-  verb->add_option("--max-position", c.max_position)->capture_default_str();
-  verb->add_option("--rope-theta", c.rope_theta)->capture_default_str();
-  verb->add_option("--seed", args->seed)->capture_default_str();
+  verb->add_option("--hidden", c.hidden_size, "width of the residual stream")
+      ->capture_default_str();
+  verb->add_option("--ffn", c.intermediate_size, "width of the MLP")->capture_default_str();
+  verb->add_option("--layers", c.num_layers, "transformer blocks")->capture_default_str();
+  verb->add_option("--heads", c.num_heads, "query heads")->capture_default_str();
+  verb->add_option("--kv-heads", c.num_kv_heads, "key and value heads; divides --heads")
+      ->capture_default_str();
+  verb->add_option("--head-dim", c.head_dim, "width of a head, even")->capture_default_str();
+  verb->add_option("--max-position", c.max_position, "longest sequence, tokens")
+      ->capture_default_str();
+  verb->add_option("--rope-theta", c.rope_theta, "base of the rotary frequencies")
+      ->capture_default_str();
+  verb->add_option("--seed", args->seed, "of the weights")->capture_default_str();
   verb->add_option("--std", args->std, "deviation of the weights")->capture_default_str();
   verb->add_flag("--untied", args->untied, "an LM head of its own");
   verb->callback([args] { RunInit(*args); });
