@@ -9,6 +9,7 @@
 #include "train/floor.h"
 #include "train/learner.h"
 #include "train/optimizer.h"
+#include "train/step_metrics.h"
 
 namespace opo {
 namespace {
@@ -78,14 +79,13 @@ void BenchGemm(const BenchArguments& args) {
 }
 
 // The demo's questions, as many as asked for.
-template <class T>
-std::vector<RolloutGroup> BenchGroups(const LoadedModel<T>& loaded, idx prompts, idx samples) {
+std::vector<RolloutGroup> BenchGroups(const PromptRenderer& renderer, idx prompts, idx samples) {
   std::vector<RolloutGroup> groups;
   const std::vector<Problem> problems = ArithmeticProblems(false);
   for (idx i = 0; i < prompts; ++i) {
     RolloutGroup group;
     group.prompt =
-        loaded.prompts.Render(problems[static_cast<std::size_t>(i) % problems.size()].messages);
+        renderer.Render(problems[static_cast<std::size_t>(i) % problems.size()].messages);
     group.key = static_cast<std::uint64_t>(i);
     group.rollouts.resize(static_cast<std::size_t>(samples));
     groups.push_back(std::move(group));
@@ -107,7 +107,7 @@ void BenchDecode(const BenchArguments& args) {
   out["decode"] = ordered_json::array();
   if (!args.json) fmt::print("{:>5} {:>12} {:>12}\n", "B", "tokens/s", "s");
   for (const idx batch : {idx{1}, idx{8}, idx{32}, idx{64}, idx{128}}) {
-    auto groups = BenchGroups(loaded, std::max<idx>(1, batch / 8), std::min<idx>(batch, 8));
+    auto groups = BenchGroups(loaded.prompts, std::max<idx>(1, batch / 8), std::min<idx>(batch, 8));
     BenchArguments forced = args;
     forced.ignore_eos = true;
     const double start = Seconds();
@@ -132,31 +132,21 @@ void BenchStep(const BenchArguments& args) {
   Buffer<float> grad(weights.layout.size);
   const double rate =
       MeasureGemmRate(weights.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.5);
-  std::vector<RolloutGroup> groups;
-  const std::vector<Problem> problems = ArithmeticProblems(false);
-  for (idx i = 0; i < args.prompts; ++i) {
-    RolloutGroup group;
-    group.prompt = prompts.Render(problems[static_cast<std::size_t>(i) % problems.size()].messages);
-    group.key = static_cast<std::uint64_t>(i);
-    group.rollouts.resize(static_cast<std::size_t>(args.samples));
-    groups.push_back(std::move(group));
-  }
+  auto groups = BenchGroups(prompts, args.prompts, args.samples);
   ordered_json best;
   for (idx repeat = 0; repeat < args.repeats; ++repeat) {
     const double start = Seconds();
     Generate(model, tokenizer, std::span(groups), BenchSampling(args));
     const double gen_end = Seconds();
-    StepWork work;
+    idx tokens = 0;
     std::vector<LearnGroup> learn;
     for (RolloutGroup& group : groups) {
-      work.rows_sampled += static_cast<idx>(group.prompt.size()) - 1;
       for (std::size_t s = 0; s < group.rollouts.size(); ++s) {
-        work.rows_sampled += group.rollouts[s].length();
-        work.tokens_sampled += group.rollouts[s].length();
+        tokens += group.rollouts[s].length();
         group.rollouts[s].advantage = s % 2 == 0 ? 0.5 : -0.5;
       }
     }
-    const double weight = 1.0 / static_cast<double>(work.tokens_sampled);
+    const double weight = 1.0 / static_cast<double>(tokens);
     for (const RolloutGroup& group : groups) {
       learn.push_back({&group, std::vector<double>(group.rollouts.size(), weight)});
     }
@@ -169,16 +159,14 @@ void BenchStep(const BenchArguments& args) {
     const double update_end = Seconds();
     packed.Update(weights);
     const double end = Seconds();
-    work.rows_recomputed = work.rows_learned = result.rows_forward;
-    work.tokens_learned = result.tokens;
-    const double floor = FloorFlops(weights.config, work) / rate;
+    const double floor = FloorFlops(weights.config, WorkOf(groups, result)) / rate;
     ordered_json out = Header();
     out["step_s"] = end - start;
     out["generate_s"] = gen_end - start;
     out["learn_s"] = learn_end - gen_end;
     out["adamw_s"] = update_end - learn_end;
     out["pack_s"] = end - update_end;
-    out["tokens"] = work.tokens_sampled;
+    out["tokens"] = tokens;
     out["compared_tokens"] = result.compared_tokens;
     out["mismatched_tokens"] = result.mismatched_tokens;
     out["gemm_rate"] = rate;

@@ -10,6 +10,12 @@
 
 namespace opo {
 
+inline void ZeroSlab(Buffer<float>& slab) {
+  ParallelChunks(slab.size(), 65536, [&](idx begin, idx end) {
+    std::fill(slab.data() + begin, slab.data() + end, 0.0f);
+  });
+}
+
 // Gradients of shards, joined in a fixed binary tree over the shard's index: shard 0 with 1, 2 with
 // 3, then the pairs, and so on. Holds one slab a level.
 class ShardTree {
@@ -22,28 +28,22 @@ class ShardTree {
     for (; level < levels_.size() && levels_[level].used; ++level) {
       AddInto(levels_[level].slab, grad);
       std::swap(levels_[level].slab, grad);
-      levels_[level].used = false;
-      Clear(levels_[level].slab);
+      levels_[level].used = false;  // its slab is scratch until the level is filled again
     }
     if (level == levels_.size()) levels_.push_back({Buffer<float>(slab_size_), false});
     std::swap(levels_[level].slab, grad);
     levels_[level].used = true;
-    Clear(grad);
+    ZeroSlab(grad);
   }
   // The sum, into `grad`; the tree is empty afterwards.
   void Join(Buffer<float>& grad) {
     bool first = true;
     for (Level& level : levels_) {
       if (!level.used) continue;
-      if (first) {
-        std::swap(level.slab, grad);
-      } else {
-        AddInto(level.slab, grad);
-        std::swap(level.slab, grad);
-      }
+      if (!first) AddInto(level.slab, grad);
+      std::swap(level.slab, grad);
       first = false;
       level.used = false;
-      Clear(level.slab);
     }
   }
 
@@ -57,11 +57,6 @@ class ShardTree {
     const auto add = ActiveKernels().add;
     ParallelChunks(left.size(), 65536, [&](idx begin, idx end) {
       add(left.data() + begin, right.data() + begin, end - begin);
-    });
-  }
-  static void Clear(Buffer<float>& slab) {
-    ParallelChunks(slab.size(), 65536, [&](idx begin, idx end) {
-      std::fill(slab.data() + begin, slab.data() + end, 0.0f);
     });
   }
 

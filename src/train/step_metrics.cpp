@@ -2,11 +2,21 @@
 
 #include <algorithm>
 
-#include "train/floor.h"
-
 namespace opo {
 
 using nlohmann::ordered_json;
+
+StepWork WorkOf(std::span<const RolloutGroup> groups, const LearnResult& learned) {
+  StepWork work;
+  for (const RolloutGroup& group : groups) {
+    work.rows_sampled += static_cast<idx>(group.prompt.size()) - 1;
+    for (const Rollout& rollout : group.rollouts) work.tokens_sampled += rollout.length();
+  }
+  work.rows_sampled += work.tokens_sampled;
+  work.rows_recomputed = work.rows_learned = learned.rows_forward;
+  work.tokens_learned = learned.tokens;
+  return work;
+}
 
 void PutRolloutMetrics(std::span<const RolloutGroup> groups, ordered_json& metrics) {
   Spread response;
@@ -64,19 +74,11 @@ void PutLearnMetrics(std::span<const RolloutGroup> groups, const LearnResult& le
 void PutPerformanceMetrics(const ModelConfig& model, std::span<const RolloutGroup> groups,
                            const LearnResult& learned, double gemm_rate, ordered_json& metrics) {
   const double step_seconds = metrics.at("timing_s/step").get<double>();
-  StepWork work;
-  idx total_tokens = 0;
+  const StepWork work = WorkOf(groups, learned);
+  idx total_tokens = work.tokens_sampled;
   for (const RolloutGroup& group : groups) {
-    work.rows_sampled += static_cast<idx>(group.prompt.size()) - 1;
-    for (const Rollout& rollout : group.rollouts) {
-      work.rows_sampled += rollout.length();
-      work.tokens_sampled += rollout.length();
-      total_tokens += static_cast<idx>(group.prompt.size()) + rollout.length();
-    }
+    total_tokens += static_cast<idx>(group.prompt.size() * group.rollouts.size());
   }
-  work.rows_recomputed = learned.rows_forward;
-  work.rows_learned = learned.rows_forward;
-  work.tokens_learned = learned.tokens;
   const double floor = FloorFlops(model, work) / gemm_rate;
   metrics["perf/total_num_tokens"] = total_tokens;
   metrics["perf/throughput"] = static_cast<double>(total_tokens) / step_seconds;

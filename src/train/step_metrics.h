@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "train/floor.h"
 #include "train/learner.h"
 
 namespace opo {
@@ -30,6 +31,9 @@ struct Spread {
     out[name + "/min"] = min;
   }
 };
+
+// The matrix work of a step, for its floor.
+StepWork WorkOf(std::span<const RolloutGroup> groups, const LearnResult& learned);
 
 // Lengths, entropy, and the log-probs' agreement between sampler and learner in verl's terms.
 void PutRolloutMetrics(std::span<const RolloutGroup> groups, nlohmann::ordered_json& metrics);

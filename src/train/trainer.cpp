@@ -356,9 +356,7 @@ class Trainer {
     }
     LearnResult sum;
     ShardTree tree(weights_.layout.size);
-    ParallelChunks(grad_.size(), 65536, [&](idx begin, idx end) {
-      std::fill(grad_.data() + begin, grad_.data() + end, 0.0f);
-    });
+    ZeroSlab(grad_);
     for (const auto& shard : shards) {
       sum.Add(learner_->Accumulate(shard, loss, grad_.data()));
       if (shards.size() > 1) tree.Push(grad_);

@@ -188,13 +188,18 @@ TEST_F(WholeRun, BadUsageAndBadFilesHaveTheirExitCodes) {
   EXPECT_NE(isa.err.find("portable"), std::string::npos) << isa.err;
 }
 
-TEST_F(WholeRun, AResumeOnAnotherPathIsRefused) {
+TEST_F(WholeRun, AResumeWithOtherUnitsOrOnAnotherPathIsRefused) {
   Digest("path", {"train.steps=3", "run.isa=portable"});
   const ProgramResult result =
       RunProgram({"train", "--resume", scratch_ / "path", "--quiet", "--set", "run.isa=portable",
                   "--set", "train.unit_tokens=64"});
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_NE(result.err.find("unit_tokens"), std::string::npos) << result.err;
+  if (RunProgram({"doctor"}).out.find("avx2         self-test passed") == std::string::npos) return;
+  const ProgramResult path =
+      RunProgram({"train", "--resume", scratch_ / "path", "--quiet", "--set", "run.isa=avx2"});
+  EXPECT_EQ(path.exit_code, 2);
+  EXPECT_NE(path.err.find("`isa` was"), std::string::npos) << path.err;
 }
 
 }  // namespace
