@@ -9,12 +9,26 @@
 namespace opo {
 namespace {
 
+constexpr idx kLeftBytes = idx{640} << 10;  // of a block of the left operand: it stays in L2
+
+// Rows of a block: as many as the cache holds, and blocks as even as whole panels allow.
+template <class T>
+idx RowsOfBlock(const GemmArgs<T>& args) {
+  const bool f32 =
+      args.output == GemmOutput::kStoreF32 || args.output == GemmOutput::kAccumulateF32;
+  const idx row_bytes = (f32 ? std::min(args.k, kGemmK) : args.k) * static_cast<idx>(sizeof(T));
+  idx most = kGemmRows;
+  while (most > kPanel && most * row_bytes > kLeftBytes) most = most / 2 / kPanel * kPanel;
+  return RoundUp(CeilDiv(args.m, CeilDiv(args.m, most)), kPanel);
+}
+
 // Panels of a task: enough tasks to balance the threads, few enough that a block of A is read for
-// many panels.
-idx PanelsPerTask(idx num_panels, idx num_row_blocks) {
-  const idx wanted = 6 * static_cast<idx>(NumThreads());
-  const idx per_block = std::max<idx>(1, CeilDiv(wanted, num_row_blocks));
-  return std::max<idx>(1, num_panels / per_block);
+// many panels. A product of few rows is over so soon that handing out tasks would show.
+idx PanelsOfTask(idx m, idx num_panels, idx num_row_blocks) {
+  const idx tasks_a_thread = m < 16 ? 2 : 6;
+  const idx per_block =
+      std::max<idx>(1, CeilDiv(tasks_a_thread * static_cast<idx>(NumThreads()), num_row_blocks));
+  return std::max<idx>(1, CeilDiv(num_panels, per_block));
 }
 
 float* GemmScratch() {
@@ -56,16 +70,17 @@ void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b) {
   args.b = b.data.data();
   args.n = b.n;
   args.k = b.k;
-  OPO_CHECK(args.lda >= RoundUp(args.k, 2));
+  OPO_CHECK(args.a_packed || args.lda >= RoundUp(args.k, 2));
   const auto kernel = ActiveKernels().of<T>().gemm;
   const idx num_panels = CeilDiv(args.n, kPanel);
-  const idx row_blocks = CeilDiv(args.m, kGemmRows);
-  const idx per_task = PanelsPerTask(num_panels, row_blocks);
+  const idx block_rows = RowsOfBlock(args);
+  const idx row_blocks = CeilDiv(args.m, block_rows);
+  const idx per_task = PanelsOfTask(args.m, num_panels, row_blocks);
   const idx tasks_a_block = CeilDiv(num_panels, per_task);
   ParallelFor(row_blocks * tasks_a_block, [&](idx task) {
-    const idx m0 = task / tasks_a_block * kGemmRows;
+    const idx m0 = task / tasks_a_block * block_rows;
     const idx p0 = task % tasks_a_block * per_task;
-    kernel(args, m0, std::min(args.m, m0 + kGemmRows), p0, std::min(num_panels, p0 + per_task),
+    kernel(args, m0, std::min(args.m, m0 + block_rows), p0, std::min(num_panels, p0 + per_task),
            GemmScratch());
   });
 }
@@ -75,14 +90,11 @@ void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx
                 idx rows, WeightGradScratch<T>& scratch) {
   if (rows == 0) return;
   OPO_CHECK(rows % kRowBlock == 0);
-  const auto transpose = ActiveKernels().of<T>().transpose;
-  scratch.dy_t.Reserve(n * rows);
-  ParallelChunks(
-      n, 32, [&](idx n0, idx n1) { transpose(scratch.dy_t.data(), rows, dy, ldy, rows, n0, n1); });
+  scratch.dy.PackTransposed(dy, ldy, rows, n);
   scratch.x.PackTransposed(x, ldx, rows, k);
   GemmArgs<T> args;
-  args.a = scratch.dy_t.data();
-  args.lda = rows;
+  args.a = scratch.dy.data.data();
+  args.a_packed = true;
   args.m = n;
   args.output = GemmOutput::kAccumulateF32;
   args.c = dw;

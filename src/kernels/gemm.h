@@ -29,8 +29,7 @@ void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b);
 // are scratch that the caller keeps between calls.
 template <class T>
 struct WeightGradScratch {
-  Buffer<T> dy_t;
-  PackedMatrix<T> x;
+  PackedMatrix<T> dy, x;
 };
 template <class T>
 void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,

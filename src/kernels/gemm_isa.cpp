@@ -7,21 +7,44 @@ namespace {
 
 idx Min(idx a, idx b) { return a < b ? a : b; }
 
-// Sums of rows [m0, m1), one panel, k in [k0, k1), into c.
+// Rows of sums that wait in scratch for their way out: few enough to stay in the first-level cache.
+constexpr idx kFinishRows = 96;
+// Panels that one pass of few rows takes.
+constexpr idx kFewRows = 6;
+constexpr idx kFewRowsPanels = 4;
+static_assert(kFinishRows * kPanel <= kGemmScratch);
+static_assert(kFewRows * kFewRowsPanels * kPanel <= kGemmScratch);
+
+// Sums of rows [m0, m1), panels [p, p + num_panels), k in [k0, k1), into c.
 template <class T>
-void PanelSums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx k0, idx k1, float* c, idx ldc,
-               bool from_c) {
-  constexpr idx kPairWidth = sizeof(T) == 2 ? 2 : 1;
-  static_assert(kGemmK % kPairWidth == 0);
-  MicroGemm(g.a + m0 * g.lda + k0, g.lda, g.b + p * PanelSize(g.k) + k0 * kPanel, m1 - m0, k1 - k0,
-            c, ldc, from_c);
+void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, idx k1, float* c,
+          idx ldc, bool from_c) {
+  static_assert(kGemmK % kPad == 0);
+  const idx panel_size = PanelSize(g.k);
+  const T* b = g.b + p * panel_size + k0 * kPanel;
+  if (!g.a_packed) {
+    ForRowBlocks<T>(m1 - m0, [&](idx first, idx count) {
+      MicroBlock<false>(g.a + (m0 + first) * g.lda + k0, g.lda, b, panel_size, num_panels, count,
+                        k1 - k0, c + first * ldc, ldc, from_c);
+    });
+    return;
+  }
+  for (idx m = m0; m < m1;) {  // a block of rows stays within one panel
+    const idx end = Min(m1, RoundUp(m + 1, kPanel));
+    const T* left = g.a + m / kPanel * panel_size + k0 * kPanel;
+    ForRowBlocks<T>(end - m, [&](idx first, idx count) {
+      MicroBlock<true>(left + PanelIndex<T>(0, m % kPanel + first), 0, b, panel_size, num_panels,
+                       count, k1 - k0, c + (m - m0 + first) * ldc, ldc, from_c);
+    });
+    m = end;
+  }
 }
 
-// Rows of f32 sums to their destination.
+// Rows of f32 sums, one panel wide, to their destination.
 template <class T>
-void Finish(const GemmArgs<T>& g, idx m0, idx m1, idx p, const float* sums) {
+void Finish(const GemmArgs<T>& g, idx m0, idx m1, idx p, const float* sums, idx lds) {
   const idx n0 = p * kPanel;
-  for (idx m = m0; m < m1; ++m, sums += kPanel) {
+  for (idx m = m0; m < m1; ++m, sums += lds) {
     switch (g.output) {
       case GemmOutput::kStoreF32:
       case GemmOutput::kAccumulateF32: {
@@ -32,7 +55,7 @@ void Finish(const GemmArgs<T>& g, idx m0, idx m1, idx p, const float* sums) {
         break;
       }
       case GemmOutput::kStore: {
-        T* out = (g.out_rows != nullptr ? g.out_rows[m] : g.out + m * g.ldo) + n0;
+        T* out = g.out + m * g.ldo + n0;
         Store(out, Load(sums));
         Store(out + kLanes, Load(sums + kLanes));
         break;
@@ -48,47 +71,51 @@ void Finish(const GemmArgs<T>& g, idx m0, idx m1, idx p, const float* sums) {
   }
 }
 
+// f32 sums go straight to c, in blocks of k: the chain of an element goes on through c, which is
+// exact, and a block of the left operand stays in the cache while all panels pass.
 template <class T>
-void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) {
-  const bool f32 = g.output == GemmOutput::kStoreF32 || g.output == GemmOutput::kAccumulateF32;
-  const bool accumulate = g.output == GemmOutput::kAccumulateF32;
-  for (idx mb = m0; mb < m1; mb += kGemmRows) {
-    const idx me = Min(m1, mb + kGemmRows);
-    if (f32) {
-      // Blocks of k outermost: a block of A stays in the cache while all panels pass. The chain of
-      // an element goes on through c, which is exact.
-      for (idx k0 = 0; k0 < g.k; k0 += kGemmK) {
-        const idx k1 = Min(g.k, k0 + kGemmK);
-        for (idx p = p0; p < p1; ++p) {
-          const idx columns = g.n - p * kPanel;
-          float* c = g.c + mb * g.ldc + p * kPanel;
-          if (columns >= kPanel) {
-            PanelSums(g, mb, me, p, k0, k1, c, g.ldc, accumulate || k0 > 0);
-            continue;
-          }
-          for (idx m = 0; m < me - mb; ++m) {
-            for (idx j = 0; j < columns; ++j) scratch[m * kPanel + j] = c[m * g.ldc + j];
-            for (idx j = columns; j < kPanel; ++j) scratch[m * kPanel + j] = 0;
-          }
-          PanelSums(g, mb, me, p, k0, k1, scratch, kPanel, accumulate || k0 > 0);
-          Finish(g, mb, me, p, scratch);
-        }
+void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) {
+  const idx whole_panels = Min(p1, g.n / kPanel);
+  const idx at_once = m1 - m0 <= kFewRows ? kFewRowsPanels : 1;
+  for (idx k0 = 0; k0 < g.k; k0 += kGemmK) {
+    const idx k1 = Min(g.k, k0 + kGemmK);
+    const bool from_c = g.output == GemmOutput::kAccumulateF32 || k0 > 0;
+    for (idx p = p0; p < whole_panels; p += at_once) {
+      Sums(g, m0, m1, p, Min(at_once, whole_panels - p), k0, k1, g.c + m0 * g.ldc + p * kPanel,
+           g.ldc, from_c);
+    }
+    if (whole_panels == p1) continue;
+    const idx columns = g.n - whole_panels * kPanel;  // of the last, partial panel
+    for (idx m = m0; m < m1; m += kFinishRows) {
+      const idx end = Min(m1, m + kFinishRows);
+      for (idx r = m; r < end; ++r) {
+        const float* c = g.c + r * g.ldc + whole_panels * kPanel;
+        float* sums = scratch + (r - m) * kPanel;
+        for (idx j = 0; j < kPanel; ++j) sums[j] = from_c && j < columns ? c[j] : 0.0f;
       }
-    } else {
-      for (idx p = p0; p < p1; ++p) {
-        for (idx k0 = 0; k0 < g.k; k0 += kGemmK) {
-          PanelSums(g, mb, me, p, k0, Min(g.k, k0 + kGemmK), scratch, kPanel, k0 > 0);
-        }
-        Finish(g, mb, me, p, scratch);
-      }
+      Sums(g, m, end, whole_panels, 1, k0, k1, scratch, kPanel, from_c);
+      Finish(g, m, end, whole_panels, scratch, kPanel);
     }
   }
 }
 
-// Where element (k, column j) of a panel stands.
 template <class T>
-idx PanelIndex(idx k, idx j) {
-  return sizeof(T) == 2 ? (k / 2) * 2 * kPanel + 2 * j + k % 2 : k * kPanel + j;
+void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) {
+  if (g.output == GemmOutput::kStoreF32 || g.output == GemmOutput::kAccumulateF32) {
+    GemmF32(g, m0, m1, p0, p1, scratch);
+    return;
+  }
+  const idx at_once = m1 - m0 <= kFewRows ? kFewRowsPanels : 1;
+  for (idx p = p0; p < p1; p += at_once) {
+    const idx panels = Min(at_once, p1 - p);
+    for (idx m = m0; m < m1; m += kFinishRows) {
+      const idx end = Min(m1, m + kFinishRows);
+      Sums(g, m, end, p, panels, 0, g.k, scratch, panels * kPanel, false);
+      for (idx i = 0; i < panels; ++i) {
+        Finish(g, m, end, p + i, scratch + i * kPanel, panels * kPanel);
+      }
+    }
+  }
 }
 
 template <class T>
@@ -114,12 +141,46 @@ void Pack(T* packed, const float* src, idx lds, idx n, idx k, idx p0, idx p1) {
   }
 }
 
-// Two source rows (k even and odd) interleaved, 16 columns.
-OPO_INLINE void StorePair(bf16* dst, f32x16 even, f32x16 odd) {
-  const u32x16 lo = __builtin_convertvector(RoundToBf16(even), u32x16);
-  const u32x16 hi = __builtin_convertvector(RoundToBf16(odd), u32x16);
-  const u32x16 pair = lo | (hi << 16);
-  __builtin_memcpy(dst, &pair, sizeof(pair));
+using u16x32 = std::uint16_t __attribute__((vector_size(64)));
+
+// One pair of source rows (k even and odd; null: zeros), a whole panel of columns.
+OPO_INLINE void PackPair(bf16* dst, const bf16* even, const bf16* odd) {
+  u16x32 rows[2] = {};
+  if (even != nullptr) __builtin_memcpy(&rows[0], even, sizeof(u16x32));
+  if (odd != nullptr) __builtin_memcpy(&rows[1], odd, sizeof(u16x32));
+#if defined(__AVX512BW__)
+  // vpermt2w with the indices 0, 32, 1, 33, ...
+  const u32x16 low = __builtin_convertvector(LaneIndex(), u32x16) * 0x10001U + 0x200000U;
+  const auto zip = [&](u32x16 index) {
+    return _mm512_permutex2var_epi16((__m512i)rows[0], (__m512i)index, (__m512i)rows[1]);
+  };
+  _mm512_storeu_si512(dst, zip(low));
+  _mm512_storeu_si512(dst + kPanel, zip(low + 0x100010U));
+#else
+  for (idx half = 0; half < 2; ++half) {
+    u16x16 pair[2];
+    __builtin_memcpy(&pair[0], reinterpret_cast<const char*>(&rows[0]) + 32 * half, 32);
+    __builtin_memcpy(&pair[1], reinterpret_cast<const char*>(&rows[1]) + 32 * half, 32);
+    const u32x16 zipped =
+        __builtin_convertvector(pair[0], u32x16) | (__builtin_convertvector(pair[1], u32x16) << 16);
+    __builtin_memcpy(dst + half * kPanel, &zipped, sizeof(zipped));
+  }
+#endif
+}
+OPO_INLINE void PackPair(bf16* dst, const float* even, const float* odd) {
+  for (idx j = 0; j < kPanel; j += kLanes) {
+    const u16x16 lo = RoundToBf16(even != nullptr ? Load(even + j) : f32x16{});
+    const u16x16 hi = RoundToBf16(odd != nullptr ? Load(odd + j) : f32x16{});
+    const u32x16 pair =
+        __builtin_convertvector(lo, u32x16) | (__builtin_convertvector(hi, u32x16) << 16);
+    __builtin_memcpy(dst + 2 * j, &pair, sizeof(pair));
+  }
+}
+OPO_INLINE void PackPair(float* dst, const float* even, const float* odd) {
+  for (idx j = 0; j < kPanel; j += kLanes) {
+    Store(dst + j, even != nullptr ? Load(even + j) : f32x16{});
+    Store(dst + kPanel + j, odd != nullptr ? Load(odd + j) : f32x16{});
+  }
 }
 
 template <class T, class S>
@@ -127,36 +188,17 @@ void PackT(T* packed, const S* src, idx lds, idx num_k, idx n, idx p0, idx p1) {
   const idx padded_k = RoundUp(num_k, kPad);
   for (idx p = p0; p < p1; ++p) {
     T* panel = packed + p * PanelSize(num_k);
+    const idx columns = Min(kPanel, n - p * kPanel);
     for (idx k = 0; k < padded_k; k += 2) {
-      for (idx j = 0; j < kPanel; j += kLanes) {
-        const idx column = p * kPanel + j;
-        f32x16 rows[2];
-        for (int r = 0; r < 2; ++r) {
-          rows[r] = k + r < num_k && column < n ? LoadPart(src + (k + r) * lds + column, n - column)
-                                                : f32x16{};
-        }
-        if constexpr (sizeof(T) == 2) {
-          StorePair(panel + k * kPanel + 2 * j, rows[0], rows[1]);
-        } else {
-          Store(panel + k * kPanel + j, rows[0]);
-          Store(panel + (k + 1) * kPanel + j, rows[1]);
-        }
+      const S* rows[2];
+      S part[2][kPanel];  // a partial panel's columns, the others zero
+      for (idx r = 0; r < 2; ++r) {
+        rows[r] = k + r < num_k ? src + (k + r) * lds + p * kPanel : nullptr;
+        if (columns == kPanel || rows[r] == nullptr) continue;
+        for (idx j = 0; j < kPanel; ++j) part[r][j] = j < columns ? rows[r][j] : S{};
+        rows[r] = part[r];
       }
-    }
-  }
-}
-
-template <class T>
-void Transpose(T* dst, idx ldd, const T* src, idx lds, idx m, idx n0, idx n1) {
-  constexpr idx kBlock = 32;
-  const idx padded_m = RoundUp(m, kPad);
-  for (idx nb = n0; nb < n1; nb += kBlock) {
-    const idx ne = Min(n1, nb + kBlock);
-    for (idx mb = 0; mb < padded_m; mb += kBlock) {
-      for (idx n = nb; n < ne; ++n) {
-        T* row = dst + n * ldd + mb;
-        for (idx i = 0; i < kBlock; ++i) row[i] = mb + i < m ? src[(mb + i) * lds + n] : T{};
-      }
+      PackPair(panel + k * kPanel, rows[0], rows[1]);
     }
   }
 }
@@ -169,7 +211,6 @@ void FillGemm(KernelsOf<T>& table) {
   table.pack = Pack<T>;
   table.pack_t_f32 = PackT<T, float>;
   table.pack_t = PackT<T, T>;
-  table.transpose = Transpose<T>;
 }
 template void FillGemm<bf16>(KernelsOf<bf16>& table);
 template void FillGemm<float>(KernelsOf<float>& table);

@@ -27,13 +27,13 @@ template <class T>
 struct GemmArgs {
   const T* a = nullptr;  // (M, K), lda; zero from K to the next multiple of 2
   idx lda = 0;
+  bool a_packed = false;  // a is a packed (M, K) instead (kernels/layout.h), and lda unused
   const T* b = nullptr;  // packed (N, K)
   idx m = 0, n = 0, k = 0;
   GemmOutput output = GemmOutput::kStoreF32;
   float* c = nullptr;  // (M, N) f32, ldc; only N columns are written
   idx ldc = 0;
   T* out = nullptr;              // (M, N), ldo; whole panels are written: ldo >= RoundUp(N, 32)
-  T* const* out_rows = nullptr;  // row pointers instead of out and ldo, if not null
   const T* residual = nullptr;   // (M, N), ldo
   idx ldo = 0;
 };
@@ -122,8 +122,6 @@ struct KernelsOf {
   // Packs columns [32 p0, 32 p1) of src (K, N): reduction over src's rows. num_k is padded to kPad.
   void (*pack_t_f32)(T* packed, const float* src, idx lds, idx num_k, idx n, idx p0, idx p1);
   void (*pack_t)(T* packed, const T* src, idx lds, idx num_k, idx n, idx p0, idx p1);
-  // dst (N, M) = src (M, N)^T for columns [n0, n1) of src; dst rows zero-padded to kPad.
-  void (*transpose)(T* dst, idx ldd, const T* src, idx lds, idx m, idx n0, idx n1);
 
   void (*round)(T* y, const float* x, idx n);  // y = T(x), n a multiple of 16
   void (*rms_norm)(T* y, const T* x, const float* gamma, idx d, float eps);
@@ -156,7 +154,7 @@ struct KernelsOf {
 };
 
 struct Kernels {
-  std::string_view name;  // the path: portable, avx2, avx512, avx512bf16
+  std::string_view name;  // the path: portable, avx2, avx512, avx512bf16, amx
   KernelsOf<bf16> b16;
   KernelsOf<float> f32;
 
@@ -185,7 +183,7 @@ inline const KernelsOf<float>& Kernels::of<float>() const {
 }
 
 inline constexpr idx kHeadBlock = 512;  // vocabulary entries a block sum covers
-inline constexpr idx kGemmRows = 192;   // rows of a GEMM block
+inline constexpr idx kGemmRows = 192;   // rows of a GEMM block, at most; a multiple of kPanel
 inline constexpr idx kGemmK = 2048;     // k of a GEMM block; longer sums go through memory
 inline constexpr idx kGemmScratch = kGemmRows * kPanel;
 // Floats of scratch that `attention` and `attention_grad` need.
@@ -202,6 +200,8 @@ struct IsaPath {
 std::vector<IsaPath> IsaPaths();
 // Forces a path (--isa); "" chooses. Throws Error(kUsage) where it is unknown or not available.
 void SelectIsa(std::string_view name);
+// Makes a table the active one that is not among the paths (a test's), if it passes the self-test.
+void SelectKernels(const Kernels& table);
 // Output bits of a fixed GEMM, exp and log-prob on the active path, as hex: the fingerprint that
 // manifests keep and a resume compares.
 std::string IsaFingerprint();

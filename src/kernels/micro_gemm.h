@@ -1,36 +1,41 @@
-// The inner kernel of every matrix product: R rows times one packed panel of 32 columns, one pass
-// over k in order, one accumulator an output element. Included only by *_isa.cpp.
+// The inner kernel of every matrix product: a tile of R rows times V vectors of packed columns, one
+// pass over k in order, one accumulator an output element. Included only by *_isa.cpp.
 //
 // Order of summation of an element: acc = start; for k (f32), or pairs of k (bf16), ascending: acc
 // = acc + a*b. With vdpbf16ps a pair is one instruction (its own rounding, denormals as zero);
-// without it a pair is two FMAs, even k first. Nothing depends on R, on the panel, or on who else
-// is computed.
+// without it a pair is two FMAs, even k first. Nothing depends on R, on V, on the panel, or on who
+// else is computed.
 #pragma once
 
 #include "kernels/layout.h"
 #include "kernels/simd.h"
+#if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
+#include "kernels/tile_gemm.h"
+#endif
 
 namespace opo::OPO_ISA {
 
-// The registers of the path: `Vec` is its native vector (an element's arithmetic does not depend on
-// the lanes beside it), a block is kMicroRows rows by kMicroVectors vectors.
+// `Vec` is the path's native vector (an element's arithmetic does not depend on the lanes beside
+// it). A tile fills the register file: the most rows by two vectors, or fewer rows by more vectors,
+// so that there are always more chains than an FMA is long.
 #if defined(__AVX512F__)
 using Vec = __m512;
-constexpr idx kMicroRows = 12;
 OPO_INLINE Vec VecLoad(const float* p) { return _mm512_loadu_ps(p); }
 OPO_INLINE void VecStore(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 OPO_INLINE Vec VecSplat(float x) { return _mm512_set1_ps(x); }
 OPO_INLINE Vec VecFma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+template <class T>
+constexpr idx kMicroRows = 12;
 #elif defined(__AVX2__)
 using Vec = __m256;
-constexpr idx kMicroRows = 6;
 OPO_INLINE Vec VecLoad(const float* p) { return _mm256_loadu_ps(p); }
 OPO_INLINE void VecStore(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 OPO_INLINE Vec VecSplat(float x) { return _mm256_set1_ps(x); }
 OPO_INLINE Vec VecFma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+template <class T>
+constexpr idx kMicroRows = sizeof(T) == 2 ? 4 : 6;
 #else
 using Vec = f32x4;
-constexpr idx kMicroRows = 4;
 OPO_INLINE Vec VecLoad(const float* p) {
   Vec v;
   __builtin_memcpy(&v, p, sizeof(v));
@@ -39,51 +44,94 @@ OPO_INLINE Vec VecLoad(const float* p) {
 OPO_INLINE void VecStore(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 OPO_INLINE Vec VecSplat(float x) { return Vec{x, x, x, x}; }
 OPO_INLINE Vec VecFma(Vec a, Vec b, Vec c) { return a * b + c; }
+template <class T>
+constexpr idx kMicroRows = 4;
 #endif
-constexpr int kMicroVectors = 2;
 constexpr idx kVecLanes = sizeof(Vec) / sizeof(float);
+constexpr idx kPanelVectors = kPanel / kVecLanes;
 using VecU32 = std::uint32_t __attribute__((vector_size(sizeof(Vec))));
 
-template <idx R>
-OPO_INLINE void MicroColumns(const float* a, idx lda, const float* b, idx num_k, float* c, idx ldc,
-                             bool from_c) {
-  Vec acc[R][kMicroVectors];
+// Vectors of a tile of `rows` rows.
+template <class T>
+constexpr idx VectorsOf([[maybe_unused]] idx rows) {
+#if defined(__AVX512BF16__)
+  return rows > 6 ? 2 : rows > 2 ? 4 : 8;
+#elif defined(__AVX512F__)
+  return rows > (sizeof(T) == 2 ? 4 : 6) ? 2 : 4;
+#elif defined(__AVX2__)
+  return rows > (sizeof(T) == 2 ? 1 : 3) ? 2 : 4;
+#else
+  return 2;
+#endif
+}
+
+// Where element (k, column j) of a packed panel stands.
+template <class T>
+constexpr idx PanelIndex(idx k, idx j) {
+  return sizeof(T) == 2 ? (k / 2) * 2 * kPanel + 2 * j + k % 2 : k * kPanel + j;
+}
+
+// The left operand `a`: row-major with stride lda, or (kPackedLeft) rows of a packed panel.
+// The right one: vectors from the beginning of panel `b` on, the next panel `panel_size` behind.
+template <idx R, idx V, bool kPackedLeft>
+static __attribute__((noinline)) void MicroTile(const float* a, idx lda, const float* b,
+                                                idx panel_size, idx num_k, float* c, idx ldc,
+                                                bool from_c) {
+  Vec acc[R][V];
+#pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
-    for (int v = 0; v < kMicroVectors; ++v) {
+#pragma GCC unroll 16
+    for (idx v = 0; v < V; ++v) {
       acc[r][v] = from_c ? VecLoad(c + r * ldc + v * kVecLanes) : VecSplat(0.0f);
     }
   }
   for (idx k = 0; k < num_k; ++k) {
-    Vec bv[kMicroVectors];
-    for (int v = 0; v < kMicroVectors; ++v) bv[v] = VecLoad(b + k * kPanel + v * kVecLanes);
+    Vec bv[V];
+#pragma GCC unroll 16
+    for (idx v = 0; v < V; ++v) {
+      bv[v] = VecLoad(b + v / kPanelVectors * panel_size + v % kPanelVectors * kVecLanes);
+    }
 #pragma GCC unroll 16
     for (idx r = 0; r < R; ++r) {
-      const Vec av = VecSplat(a[r * lda + k]);
-      for (int v = 0; v < kMicroVectors; ++v) acc[r][v] = VecFma(av, bv[v], acc[r][v]);
+      const Vec av = VecSplat(kPackedLeft ? a[r] : a[r * lda]);
+#pragma GCC unroll 16
+      for (idx v = 0; v < V; ++v) acc[r][v] = VecFma(av, bv[v], acc[r][v]);
     }
+    a += kPackedLeft ? kPanel : 1;
+    b += kPanel;
   }
+#pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
-    for (int v = 0; v < kMicroVectors; ++v) VecStore(c + r * ldc + v * kVecLanes, acc[r][v]);
+#pragma GCC unroll 16
+    for (idx v = 0; v < V; ++v) VecStore(c + r * ldc + v * kVecLanes, acc[r][v]);
   }
 }
 
-template <idx R>
-OPO_INLINE void MicroColumns(const bf16* a, idx lda, const bf16* b, idx num_k, float* c, idx ldc,
-                             bool from_c) {
-  const idx num_pairs = (num_k + 1) / 2;
-  Vec acc[R][kMicroVectors];
+template <idx R, idx V, bool kPackedLeft>
+static __attribute__((noinline)) void MicroTile(const bf16* a, idx lda, const bf16* b,
+                                                idx panel_size, idx num_k, float* c, idx ldc,
+                                                bool from_c) {
+  Vec acc[R][V];
+#pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
-    for (int v = 0; v < kMicroVectors; ++v) {
+#pragma GCC unroll 16
+    for (idx v = 0; v < V; ++v) {
       acc[r][v] = from_c ? VecLoad(c + r * ldc + v * kVecLanes) : VecSplat(0.0f);
     }
   }
-  for (idx p = 0; p < num_pairs; ++p) {
-    VecU32 bv[kMicroVectors];
-    __builtin_memcpy(bv, b + p * 2 * kPanel, sizeof(bv));
+  for (idx k = 0; k < num_k; k += 2) {
+    VecU32 bv[V];
+#pragma GCC unroll 16
+    for (idx v = 0; v < V; ++v) {
+      __builtin_memcpy(&bv[v],
+                       b + v / kPanelVectors * panel_size + v % kPanelVectors * 2 * kVecLanes,
+                       sizeof(VecU32));
+    }
 #if !defined(__AVX512BF16__)
-    Vec even[kMicroVectors];
-    Vec odd[kMicroVectors];
-    for (int v = 0; v < kMicroVectors; ++v) {
+    Vec even[V];
+    Vec odd[V];
+#pragma GCC unroll 16
+    for (idx v = 0; v < V; ++v) {
       even[v] = (Vec)(bv[v] << 16);
       odd[v] = (Vec)(bv[v] & 0xffff0000U);
     }
@@ -91,51 +139,80 @@ OPO_INLINE void MicroColumns(const bf16* a, idx lda, const bf16* b, idx num_k, f
 #pragma GCC unroll 16
     for (idx r = 0; r < R; ++r) {
       std::uint32_t pair;
-      __builtin_memcpy(&pair, a + r * lda + 2 * p, sizeof(pair));
+      __builtin_memcpy(&pair, kPackedLeft ? a + 2 * r : a + r * lda, sizeof(pair));
 #if defined(__AVX512BF16__)
       const __m512i av = _mm512_set1_epi32(static_cast<int>(pair));
-      for (int v = 0; v < kMicroVectors; ++v) {
+#pragma GCC unroll 16
+      for (idx v = 0; v < V; ++v) {
         acc[r][v] = _mm512_dpbf16_ps(acc[r][v], (__m512bh)av, (__m512bh)bv[v]);
       }
 #else
-      const Vec a_even = VecSplat(__builtin_bit_cast(float, pair << 16));
-      const Vec a_odd = VecSplat(__builtin_bit_cast(float, pair & 0xffff0000U));
-      for (int v = 0; v < kMicroVectors; ++v) {
+      const VecU32 av = VecU32{} + pair;
+      const Vec a_even = (Vec)(av << 16);
+      const Vec a_odd = (Vec)(av & 0xffff0000U);
+#pragma GCC unroll 16
+      for (idx v = 0; v < V; ++v) {
         acc[r][v] = VecFma(a_even, even[v], acc[r][v]);
         acc[r][v] = VecFma(a_odd, odd[v], acc[r][v]);
       }
 #endif
     }
+    a += kPackedLeft ? 2 * kPanel : 2;
+    b += 2 * kPanel;
   }
+#pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
-    for (int v = 0; v < kMicroVectors; ++v) VecStore(c + r * ldc + v * kVecLanes, acc[r][v]);
+#pragma GCC unroll 16
+    for (idx v = 0; v < V; ++v) VecStore(c + r * ldc + v * kVecLanes, acc[r][v]);
   }
 }
 
-// c[r][0..32) = (from_c ? c : 0) + a[r][:] . panel, for R rows.
-template <idx R, class T>
-OPO_INLINE void MicroRowsOf(const T* a, idx lda, const T* panel, idx num_k, float* c, idx ldc,
-                            bool from_c) {
+// R rows times num_panels panels.
+template <idx R, bool kPackedLeft, class T>
+static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_panels, idx num_k,
+                      float* c, idx ldc, bool from_c) {
+  constexpr idx kVectors = VectorsOf<T>(R);
+  constexpr idx kPanels = kVectors > kPanelVectors ? kVectors / kPanelVectors : 1;
+  constexpr idx kPart = kVectors < kPanelVectors ? kVectors : kPanelVectors;  // of one panel
   constexpr idx kPairWidth = sizeof(T) == 2 ? 2 : 1;
-  for (idx column = 0; column < kPanel; column += kMicroVectors * kVecLanes) {
-    MicroColumns<R>(a, lda, panel + column * kPairWidth, num_k, c + column, ldc, from_c);
+  idx p = 0;
+  for (; kPanels > 1 && p + kPanels <= num_panels; p += kPanels) {
+    MicroTile<R, kPanels * kPanelVectors, kPackedLeft>(a, lda, b + p * panel_size, panel_size,
+                                                       num_k, c + p * kPanel, ldc, from_c);
+  }
+  for (; p < num_panels; ++p) {
+    for (idx v = 0; v < kPanelVectors; v += kPart) {
+      MicroTile<R, kPart, kPackedLeft>(a, lda, b + p * panel_size + v * kVecLanes * kPairWidth,
+                                       panel_size, num_k, c + p * kPanel + v * kVecLanes, ldc,
+                                       from_c);
+    }
   }
 }
 
-// The same for any number of rows.
+// Rows of a block.
+#if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
 template <class T>
-static void MicroGemm(const T* a, idx lda, const T* panel, idx num_rows, idx num_k, float* c,
-                      idx ldc, bool from_c) {
-  while (num_rows >= kMicroRows) {
-    MicroRowsOf<kMicroRows>(a, lda, panel, num_k, c, ldc, from_c);
-    a += kMicroRows * lda;
-    c += kMicroRows * ldc;
-    num_rows -= kMicroRows;
+constexpr idx kBlockRows = sizeof(T) == 2 ? kTileBlock : kMicroRows<T>;
+#else
+template <class T>
+constexpr idx kBlockRows = kMicroRows<T>;
+#endif
+
+// At most kBlockRows rows times num_panels panels.
+template <bool kPackedLeft, class T>
+static void MicroBlock(const T* a, idx lda, const T* b, idx panel_size, idx num_panels,
+                       idx num_rows, idx num_k, float* c, idx ldc, bool from_c) {
+#if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
+  if constexpr (sizeof(T) == 2) {
+    TilePanels<kPackedLeft>(a, lda, b, panel_size, num_panels, num_rows, num_k, c, ldc, from_c);
+    return;
   }
+#endif
   switch (num_rows) {
-#define OPO_ROWS(R)                                                              \
-  case R:                                                                        \
-    MicroRowsOf<(R < kMicroRows ? R : 1)>(a, lda, panel, num_k, c, ldc, from_c); \
+#define OPO_ROWS(R)                                                                                \
+  case R:                                                                                          \
+    MicroRows<(R <= kMicroRows<T> ? R : 1), kPackedLeft>(a, lda, b, panel_size, num_panels, num_k, \
+                                                         c, ldc, from_c);                          \
     break;
     OPO_ROWS(1)
     OPO_ROWS(2)
@@ -148,10 +225,33 @@ static void MicroGemm(const T* a, idx lda, const T* panel, idx num_rows, idx num
     OPO_ROWS(9)
     OPO_ROWS(10)
     OPO_ROWS(11)
+    OPO_ROWS(12)
 #undef OPO_ROWS
     default:
       break;
   }
+}
+
+// Calls body(first, count) for the blocks that `num_rows` rows are cut into: at most kBlockRows
+// each and as even as can be, because a block of one row takes as long as one of four.
+template <class T, class Body>
+OPO_INLINE void ForRowBlocks(idx num_rows, const Body& body) {
+  const idx blocks = (num_rows + kBlockRows<T> - 1) / kBlockRows<T>;
+  for (idx i = 0, first = 0; i < blocks; ++i) {
+    const idx count = (num_rows - first) / (blocks - i);
+    body(first, count);
+    first += count;
+  }
+}
+
+// c[r][0..32) = (from_c ? c : 0) + a[r][:] . panel, for any number of rows.
+template <class T>
+static void MicroGemm(const T* a, idx lda, const T* panel, idx num_rows, idx num_k, float* c,
+                      idx ldc, bool from_c) {
+  ForRowBlocks<T>(num_rows, [&](idx first, idx count) {
+    MicroBlock<false>(a + first * lda, lda, panel, 0, 1, count, num_k, c + first * ldc, ldc,
+                      from_c);
+  });
 }
 
 }  // namespace opo::OPO_ISA
