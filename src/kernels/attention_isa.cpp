@@ -32,8 +32,11 @@ class Scratch {
 
 template <class T>
 void CopyRow(T* dst, const T* src, idx n, idx padded) {
-  __builtin_memcpy(dst, src, static_cast<unsigned long>(n) * sizeof(T));
-  for (idx i = n; i < padded; ++i) dst[i] = T{};
+  constexpr idx kVector = 64 / sizeof(T);
+  idx i = 0;
+  for (; i + kVector <= n; i += kVector) __builtin_memcpy(dst + i, src + i, 64);
+  for (; i < n; ++i) dst[i] = src[i];
+  for (; i < padded; ++i) dst[i] = T{};
 }
 
 template <class T>
@@ -51,10 +54,15 @@ void PutKey(T* panel, idx slot, const T* row, idx dh) {
 // Key `slot` of a matrix packed for a reduction over keys (columns are head dims).
 template <class T>
 void PutValue(T* packed, idx slot, const T* row, idx dh) {
-  for (idx d = 0; d < dh; ++d) {
-    T* panel = packed + (d / kPanel) * PanelSize(kKeyBlock);
-    const idx j = d % kPanel;
-    panel[sizeof(T) == 2 ? (slot / 2) * 2 * kPanel + 2 * j + slot % 2 : slot * kPanel + j] = row[d];
+  for (idx d = 0; d < dh; d += kPanel, packed += PanelSize(kKeyBlock)) {
+    const idx n = Min(kPanel, dh - d);
+    if constexpr (sizeof(T) == 2) {
+      // Bytes of the slot beside it are not touched: another thread may be writing them.
+      T* pair = packed + (slot / 2) * 2 * kPanel + slot % 2;
+      for (idx j = 0; j < n; ++j) pair[2 * j] = row[d + j];
+    } else {
+      __builtin_memcpy(packed + slot * kPanel, row + d, static_cast<unsigned long>(n) * sizeof(T));
+    }
   }
 }
 
@@ -73,40 +81,74 @@ struct TileState {
   const T* q;  // (rows, ld)
   idx ld;      // RoundUp(Dh, 32)
   float* o;    // (rows, ld)
-  float* max;
+  float* max;  // max and sum: with room for a vector behind the last row
   float* sum;
   float* scores;  // (rows, 32)
   T* p;           // (rows, 32)
 };
 
-// One key block against rows [r0, r1). Row r sees the block's first keys(r) keys.
+// The softmax of a key block's scores for rows [r0, r1): p, and the state's maximum and sum; o is
+// rescaled unless it is still empty. Row r sees the first keys(r) keys, all 32 unless kMasked; with
+// kWide false there are 16 keys at most. What is one number a row is computed for 16 rows at once.
+template <bool kMasked, bool kWide, class T, class Keys>
+void SoftmaxRows(const TileState<T>& s, idx r0, idx r1, const Keys& keys, float scale, bool empty) {
+  const f32x16 minus_inf = Splat(-__builtin_inff());
+  for (idx first = r0; first < r1; first += kLanes) {
+    const idx n = Min(kLanes, r1 - first);
+    const float* scores = s.scores + (first - r0) * kPanel;
+    const auto score = [&](idx i, idx j) OPO_LAMBDA {
+      const f32x16 x = Load(scores + i * kPanel + j) * scale;
+      return kMasked ? Select(FirstLanes(keys(first + i) - j), x, minus_inf) : x;
+    };
+    const f32x16 old_max = Load(s.max + first);  // lanes behind n: computed, not kept
+    const f32x16 old_sum = Load(s.sum + first);
+    float max[kLanes];
+    float sum[kLanes];
+    Store(max, old_max);
+    Store(sum, old_sum);
+    for (idx i = 0; i < n; ++i) {
+      max[i] = MaxLanes(kWide ? Max(score(i, 0), score(i, kLanes)) : score(i, 0));
+    }
+    const f32x16 new_max = Max(Load(max), old_max);
+    const f32x16 new_alpha = Exp(old_max - new_max);
+    float alpha[kLanes];
+    Store(max, new_max);
+    Store(alpha, new_alpha);
+    T* p = s.p + (first - r0) * kPanel;
+    for (idx i = 0; i < n; ++i, p += kPanel) {
+      f32x16 total = Exp(score(i, 0) - max[i]);
+      Store(p, total);
+      if constexpr (kWide) {
+        const f32x16 p1 = Exp(score(i, kLanes) - max[i]);
+        Store(p + kLanes, p1);
+        total = total + p1;
+      }
+      sum[i] = SumLanes(total);
+      if (empty) continue;
+      float* o = s.o + (first + i) * s.ld;
+      for (idx d = 0; d < s.ld; d += kLanes) Store(o + d, Load(o + d) * alpha[i]);
+    }
+    Store(s.max + first, Select(FirstLanes(n), new_max, old_max));
+    Store(s.sum + first, Select(FirstLanes(n), old_sum * new_alpha + Load(sum), old_sum));
+  }
+}
+
+// One key block against rows [r0, r1). Row r sees the block's first keys(r) keys, none more than
+// num_keys; `whole`: all rows see 32. `empty`: it is the rows' first block.
 template <class T, class Keys>
-void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys& keys,
-                 const T* k_panel, const T* v_packed, const AttentionShape& shape) {
+void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys& keys, bool whole,
+                 bool empty, const T* k_panel, const T* v_packed, const AttentionShape& shape) {
   MicroGemm(s.q + r0 * s.ld, s.ld, k_panel, r1 - r0, shape.head_dim, s.scores, kPanel, false);
-  for (idx r = r0; r < r1; ++r) {
-    const float* scores = s.scores + (r - r0) * kPanel;
-    const float visible = static_cast<float>(keys(r));
-    const f32x16 s0 =
-        Select(LaneIndex() < visible, Load(scores) * shape.scale, Splat(-__builtin_inff()));
-    const f32x16 s1 = Select(LaneIndex() + 16.0f < visible, Load(scores + kLanes) * shape.scale,
-                             Splat(-__builtin_inff()));
-    const float block_max = MaxLanes(Max(s0, s1));
-    const float max = block_max > s.max[r] ? block_max : s.max[r];
-    const float alpha = Exp1(s.max[r] - max);
-    const f32x16 p0 = Exp(s0 - max);
-    const f32x16 p1 = Exp(s1 - max);
-    s.sum[r] = s.sum[r] * alpha + SumLanes(p0 + p1);
-    s.max[r] = max;
-    T* p = s.p + (r - r0) * kPanel;
-    Store(p, p0);
-    Store(p + kLanes, p1);
-    float* o = s.o + r * s.ld;
-    for (idx i = 0; i < s.ld; i += kLanes) Store(o + i, Load(o + i) * alpha);
+  if (whole) {
+    SoftmaxRows<false, true>(s, r0, r1, keys, shape.scale, empty);
+  } else if (num_keys > kLanes) {
+    SoftmaxRows<true, true>(s, r0, r1, keys, shape.scale, empty);
+  } else {
+    SoftmaxRows<true, false>(s, r0, r1, keys, shape.scale, empty);
   }
   for (idx c = 0; c < shape.head_dim; c += kPanel) {
     MicroGemm(s.p, kPanel, v_packed + (c / kPanel) * PanelSize(kKeyBlock), r1 - r0, num_keys,
-              s.o + r0 * s.ld + c, s.ld, true);
+              s.o + r0 * s.ld + c, s.ld, !empty);
   }
 }
 
@@ -123,8 +165,8 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
   TileState<T> s{q,
                  ld,
                  scratch.Floats(rows * ld),
-                 scratch.Floats(rows),
-                 scratch.Floats(rows),
+                 scratch.Floats(rows + kLanes),
+                 scratch.Floats(rows + kLanes),
                  scratch.Floats(rows * kPanel),
                  scratch.Rows<T>(rows * kPanel)};
   for (idx r = 0; r < tile.num_rows; ++r) {
@@ -132,7 +174,6 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
       CopyRow(q + (r * group + h) * ld, tile.q[r] + (head0 + h) * dh, dh, ld);
     }
   }
-  for (idx i = 0; i < rows * ld; i += kLanes) Store(s.o + i, f32x16{});
   for (idx r = 0; r < rows; ++r) {
     s.max[r] = -3.0e38f;  // below any score, finite: exp(max - max') is exactly 0 at first
     s.sum[r] = 0;
@@ -143,7 +184,8 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
     const T* page = tile.prefix_pages[b] + head_base;
     const idx n = Min(kKeyBlock, tile.num_prefix - b * kKeyBlock);
     AttendBlock(
-        s, 0, rows, n, [n](idx) { return n; }, page, page + shape.k_size(), shape);
+        s, 0, rows, n, [n](idx) { return n; }, n == kKeyBlock, b == 0, page, page + shape.k_size(),
+        shape);
   }
   for (idx i = 0; i < tile.num_spans; ++i) {
     const TileSpan<T>& span = tile.spans[i];
@@ -155,7 +197,8 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
       const idx first_key = b * kKeyBlock;
       AttendBlock(
           s, r0, r1, Min(kKeyBlock, last + 1 - first_key),
-          [&](idx r) { return span.first_pos + (r - r0) / group + 1 - first_key; }, page,
+          [&](idx r) { return span.first_pos + (r - r0) / group + 1 - first_key; },
+          span.first_pos + 1 - first_key >= kKeyBlock, b == 0 && tile.num_prefix == 0, page,
           page + shape.k_size(), shape);
     }
   }
@@ -165,9 +208,9 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
       const idx at = r * group + h;
       const float inverse = 1.0f / s.sum[at];
       T* out = tile.out[r] + (head0 + h) * dh;
-      for (idx i = 0; i < dh; i += kLanes) {
-        StorePart(out + i, Load(s.o + at * ld + i) * inverse, dh - i);
-      }
+      const float* o = s.o + at * ld;
+      ForVectors(dh,
+                 [&](idx i, auto n) OPO_LAMBDA { StorePart(out + i, Load(o + i) * inverse, n); });
       tile.lse[r][head0 + h] =
           s.max[at] + static_cast<float>(__builtin_log(static_cast<double>(s.sum[at])));
     }
@@ -180,17 +223,29 @@ void PackOverRows(T* packed, const T* src, idx ld, idx rows, idx dh) {
   const idx panel_size = PanelSize(rows);
   for (idx d = 0; d < RoundUp(dh, kPanel); d += kPanel, packed += panel_size) {
     for (idx r = 0; r < rows; r += 2) {
-      for (idx j = 0; j < kPanel; ++j) {
-        const T even = src[r * ld + d + j];
-        const T odd = r + 1 < rows ? src[(r + 1) * ld + d + j] : T{};
+      for (idx j = 0; j < kPanel; j += kLanes) {
+        const f32x16 even = Load(src + r * ld + d + j);
+        const f32x16 odd = r + 1 < rows ? Load(src + (r + 1) * ld + d + j) : f32x16{};
         if constexpr (sizeof(T) == 2) {
-          packed[r * kPanel + 2 * j] = even;
-          packed[r * kPanel + 2 * j + 1] = odd;
+          Store(reinterpret_cast<float*>(packed + r * kPanel + 2 * j), Zip(even, odd));
         } else {
-          packed[r * kPanel + j] = even;
-          packed[(r + 1) * kPanel + j] = odd;
+          Store(packed + r * kPanel + j, even);
+          Store(packed + (r + 1) * kPanel + j, odd);
         }
       }
+    }
+  }
+}
+
+// 32 rows as a panel: what PutKey makes of them one by one. A pair of bf16 moves as one value.
+template <class T>
+void PackKeys(T* panel, const T* src, idx ld) {
+  constexpr idx kWidth = 4 / sizeof(T);
+  float* out = reinterpret_cast<float*>(panel);
+  for (idx slot = 0; slot < kPanel; slot += kLanes) {
+    const float* in = reinterpret_cast<const float*>(src + slot * ld);
+    for (idx i = 0; i < ld / kWidth; i += kLanes) {
+      Transpose16(out + i * kPanel + slot, kPanel, in + i, ld / kWidth);
     }
   }
 }
@@ -215,6 +270,7 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
   float* dq = scratch.Floats(max_rows * ld);
   float* delta = scratch.Floats(max_rows);
   float* lse = scratch.Floats(max_rows);
+  std::int32_t* row_of = scratch.Rows<std::int32_t>(max_rows);  // r / group, once
   float* scores = scratch.Floats(max_rows * kPanel);
   float* dp = scratch.Floats(max_rows * kPanel);
   T* ds = scratch.Rows<T>(max_rows * kPanel);
@@ -223,21 +279,25 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
   T* k_panel = scratch.Rows<T>(shape.k_size());
   T* v_panel = scratch.Rows<T>(shape.k_size());
   T* k_packed = scratch.Rows<T>(shape.v_size());
+  T* keys = scratch.Rows<T>(kPanel * ld);
   float* grad = scratch.Floats(kPanel * ld);
 
   for (idx i0 = 0; i0 < t.num_rows; i0 += kTileRows) {
     const idx tile_rows = Min(kTileRows, t.num_rows - i0);
     const idx rows = tile_rows * group;
     for (idx r = 0; r < rows; ++r) {
-      const idx row = i0 + r / group;
+      row_of[r] = static_cast<std::int32_t>(r / group);
+      const idx row = i0 + row_of[r];
       const idx column = (head0 + r % group) * dh;
       CopyRow(q + r * ld, t.q[row] + column, dh, ld);
       CopyRow(dout + r * ld, t.dout + row * t.ldd + column, dh, ld);
+      const T* out_row = t.out[row] + column;
+      const float* dq_row = t.dq + row * t.ldq + column;
       f32x16 sum{};
-      for (idx i = 0; i < dh; i += kLanes) {
-        sum = Fma(Load(dout + r * ld + i), LoadPart(t.out[row] + column + i, dh - i), sum);
-        StorePart(dq + r * ld + i, LoadPart(t.dq + row * t.ldq + column + i, dh - i), dh - i);
-      }
+      ForVectors(dh, [&](idx i, auto n) OPO_LAMBDA {
+        sum = Fma(Load(dout + r * ld + i), LoadPart(out_row + i, n), sum);
+        StorePart(dq + r * ld + i, LoadPart(dq_row + i, n), n);
+      });
       for (idx i = dh; i < ld; ++i) dq[r * ld + i] = 0;
       delta[r] = SumLanes(sum);
       lse[r] = t.lse[row][head0 + r % group];
@@ -248,34 +308,65 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
     const idx visible = t.causal ? i0 + tile_rows : t.num_keys;
     for (idx k0 = 0; k0 < visible; k0 += kKeyBlock) {
       const idx num_keys = Min(kKeyBlock, visible - k0);
-      for (idx i = 0; i < shape.k_size(); ++i) k_panel[i] = v_panel[i] = T{};
-      for (idx i = 0; i < shape.v_size(); ++i) k_packed[i] = T{};
-      for (idx j = 0; j < num_keys; ++j) {
-        PutKey(k_panel, j, t.k[k0 + j] + kv_head * dh, dh);
-        PutKey(v_panel, j, t.v[k0 + j] + kv_head * dh, dh);
-        PutValue(k_packed, j, t.k[k0 + j] + kv_head * dh, dh);
-      }
+      const auto copy_keys = [&](const T* const* from) {
+        for (idx j = 0; j < num_keys; ++j)
+          CopyRow(keys + j * ld, from[k0 + j] + kv_head * dh, dh, ld);
+        for (idx i = num_keys * ld; i < kPanel * ld; ++i) keys[i] = T{};
+      };
+      copy_keys(t.v);
+      PackKeys(v_panel, keys, ld);
+      copy_keys(t.k);
+      PackKeys(k_panel, keys, ld);
+      PackOverRows(k_packed, keys, ld, kPanel, dh);
       MicroGemm(q, ld, k_panel, rows, dh, scores, kPanel, false);
       MicroGemm(dout, ld, v_panel, rows, dh, dp, kPanel, false);
-      for (idx r = 0; r < rows; ++r) {
-        const idx seen = t.causal ? Min(num_keys, i0 + r / group + 1 - k0) : num_keys;
-        T p[kPanel];
-        for (idx j = 0; j < kPanel; j += kLanes) {
-          const f32x16 mask_lane = LaneIndex() + static_cast<float>(j);
-          f32x16 prob = Exp(Load(scores + r * kPanel + j) * shape.scale - lse[r]);
-          prob = Select(mask_lane < static_cast<float>(seen), prob, f32x16{});
-          Store(p + j, prob);
-          Store(ds + r * kPanel + j, prob * (Load(dp + r * kPanel + j) - delta[r]) * shape.scale);
+      // P and dS of a row, 16 keys from j.
+      const auto gradient = [&](idx r, idx j, f32x16& p, f32x16& d) OPO_LAMBDA {
+        p = d = f32x16{};
+        if (r >= rows) return;
+        const idx seen = t.causal ? Min(num_keys, i0 + row_of[r] + 1 - k0) : num_keys;
+        const idx at = r * kPanel + j;
+        p = Exp(Load(scores + at) * shape.scale - lse[r]);
+        if (seen < j + kLanes) p = Select(FirstLanes(seen - j), p, f32x16{});
+        d = p * (Load(dp + at) - delta[r]) * shape.scale;
+        Store(ds + at, d);
+      };
+      // Their transposes, 16 values of 32 bits at a time: 16 rows of f32, 16 pairs of bf16 rows.
+      constexpr idx kWidth = 4 / sizeof(T);
+      for (idx r = 0; r < rows; r += kLanes * kWidth) {
+        for (idx j = 0; j < num_keys; j += kLanes) {
+          float p_block[kLanes * kLanes];
+          float ds_block[kLanes * kLanes];
+          for (idx i = 0; i < kLanes; ++i) {
+            f32x16 p;
+            f32x16 d;
+            gradient(r + i * kWidth, j, p, d);
+            if constexpr (kWidth == 2) {
+              f32x16 p_odd;
+              f32x16 d_odd;
+              gradient(r + i * kWidth + 1, j, p_odd, d_odd);
+              p = Zip(RoundAs(T{}, p), RoundAs(T{}, p_odd));
+              d = Zip(RoundAs(T{}, d), RoundAs(T{}, d_odd));
+            }
+            Store(p_block + i * kLanes, p);
+            Store(ds_block + i * kLanes, d);
+          }
+          const auto put = [&](T* out, const float* block) {
+            Transpose16(reinterpret_cast<float*>(out + j * ld_rows + r), ld_rows / kWidth, block,
+                        kLanes);
+          };
+          put(p_t, p_block);
+          put(ds_t, ds_block);
         }
-        for (idx j = 0; j < kPanel; ++j) {
-          p_t[j * ld_rows + r] = p[j];
-          ds_t[j * ld_rows + r] = ds[r * kPanel + j];
-        }
-      }
-      if (rows % 2 != 0) {
-        for (idx j = 0; j < kPanel; ++j) p_t[j * ld_rows + rows] = ds_t[j * ld_rows + rows] = T{};
       }
       const auto accumulate = [&](float* out, const T* left, const T* right_packed) {
+        if (dh % kPanel == 0) {  // whole panels: in place
+          for (idx c = 0; c < dh; c += kPanel) {
+            MicroGemm(left, ld_rows, right_packed + (c / kPanel) * PanelSize(rows), num_keys, rows,
+                      out + k0 * t.ldk + kv_head * dh + c, t.ldk, true);
+          }
+          return;
+        }
         for (idx j = 0; j < num_keys; ++j) {
           const float* row = out + (k0 + j) * t.ldk + kv_head * dh;
           for (idx i = 0; i < ld; i += kLanes) {
@@ -302,7 +393,8 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
     }
     for (idx r = 0; r < rows; ++r) {
       float* row = t.dq + (i0 + r / group) * t.ldq + (head0 + r % group) * dh;
-      for (idx i = 0; i < dh; i += kLanes) StorePart(row + i, Load(dq + r * ld + i), dh - i);
+      ForVectors(dh,
+                 [&](idx i, auto n) OPO_LAMBDA { StorePart(row + i, Load(dq + r * ld + i), n); });
     }
   }
 }

@@ -29,7 +29,7 @@ TokenStats HeadStats(float* logits, idx vocab, float inv_temp, TokenId target, f
       const f32x16 e = Exp(s);
       e_sum = e_sum + e;
       // 0 * -inf would be NaN: where e is 0 the term is 0.
-      es_sum = Fma(e, Select(e == 0.0f, f32x16{}, s), es_sum);
+      es_sum = Fma(e, Select(IsZero(e), f32x16{}, s), es_sum);
       ee_sum = Fma(e, e, ee_sum);
     }
     block_sums[block] = SumLanes(e_sum);
@@ -62,10 +62,9 @@ TokenId HeadPick(const float* logits, idx vocab, float inv_temp, float max, cons
   // Within the block one by one; the last entry with any probability takes what rounding leaves.
   idx last = -1;
   for (idx i = block * kHeadBlock; i < vocab && i < (block + 1) * kHeadBlock; i += kLanes) {
-    f32x16 s = Splat(-__builtin_inff());
     const idx n = vocab - i < kLanes ? vocab - i : kLanes;
-    for (idx j = 0; j < n; ++j) s[j] = logits[i + j] * inv_temp - max;
-    const f32x16 e = Exp(s);
+    float e[kLanes];
+    Store(e, Exp(LoadPart(logits + i, n) * inv_temp - max));
     for (idx j = 0; j < n; ++j) {
       if (e[j] <= 0.0f) continue;
       last = i + j;
@@ -90,7 +89,7 @@ void HeadGrad(T* dlogits, const float* logits, idx vocab, float inv_temp, float 
     Store(dlogits + i, p * -scale);
   }
   const float p = Exp1(logits[target] * inv_temp - lse);
-  StorePart(dlogits + target, Splat(scale * (1.0f - p)), 1);
+  StorePart(dlogits + target, Splat(0.0f + scale * (1.0f - p)), 1);  // never -0
 }
 
 }  // namespace

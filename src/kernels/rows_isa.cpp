@@ -44,25 +44,42 @@ void RmsNormGrad(float* dx, const float* dy, const T* x, const float* gamma, idx
   }
 }
 
+// `kVectors` chains side by side: one alone would wait for each of its additions.
+template <int kVectors, class T>
+OPO_INLINE void DgammaColumns(float* dgamma, const float* dy, idx ldy, const T* const* x,
+                              const float* rstd, idx num_rows, idx j) {
+  f32x16 sum[kVectors];
+  for (int v = 0; v < kVectors; ++v) sum[v] = Load(dgamma + j + v * kLanes);
+  for (idx r = 0; r < num_rows; ++r) {
+    if (x[r] == nullptr) continue;  // a padding row
+    const f32x16 scale = Splat(rstd[r]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const idx at = j + v * kLanes;
+      sum[v] = Fma(Load(dy + r * ldy + at), Load(x[r] + at) * scale, sum[v]);
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) Store(dgamma + j + v * kLanes, sum[v]);
+}
+
 template <class T>
 void RmsNormDgamma(float* dgamma, const float* dy, idx ldy, const T* const* x, const float* rstd,
                    idx num_rows, idx j0, idx j1) {
-  for (idx j = j0; j < j1; j += kLanes) {
-    f32x16 sum = Load(dgamma + j);
-    for (idx r = 0; r < num_rows; ++r) {
-      if (x[r] == nullptr) continue;  // a padding row
-      sum = Fma(Load(dy + r * ldy + j), Load(x[r] + j) * Splat(rstd[r]), sum);
-    }
-    Store(dgamma + j, sum);
+  idx j = j0;
+  for (; j + 4 * kLanes <= j1; j += 4 * kLanes) {
+    DgammaColumns<4>(dgamma, dy, ldy, x, rstd, num_rows, j);
   }
+  for (; j + 2 * kLanes <= j1; j += 2 * kLanes) {
+    DgammaColumns<2>(dgamma, dy, ldy, x, rstd, num_rows, j);
+  }
+  if (j < j1) DgammaColumns<1>(dgamma, dy, ldy, x, rstd, num_rows, j);
 }
 
 // (a, b) of a pair, rotated by the row's angle: (a cos - b sin, b cos + a sin).
 template <class T>
 void RotateHead(T* out, const float* in, const float* bias, const float* cos, const float* sin,
                 idx half) {
-  for (idx i = 0; i < half; i += kLanes) {
-    const idx n = half - i;
+  ForVectors(half, [&](idx i, auto n) OPO_LAMBDA {
     f32x16 a = LoadPart(in + i, n);
     f32x16 b = LoadPart(in + half + i, n);
     if (bias != nullptr) {
@@ -73,7 +90,7 @@ void RotateHead(T* out, const float* in, const float* bias, const float* cos, co
     const f32x16 s = LoadPart(sin + i, n);
     StorePart(out + i, Fma(a, c, -(b * s)), n);
     StorePart(out + half + i, Fma(b, c, a * s), n);
-  }
+  });
 }
 
 template <class T>
@@ -90,11 +107,11 @@ void QkvRope(T* q, T* k, T* v, const float* qkv, const float* bias, const float*
     RotateHead(k + h * dh, qkv + at, bias_of(at), cos, sin, half);
   }
   const idx width = shape.num_kv_heads * dh;
-  for (idx i = 0; i < width; i += kLanes) {
-    f32x16 x = LoadPart(qkv + at + i, width - i);
-    if (bias != nullptr) x = x + LoadPart(bias + at + i, width - i);
-    StorePart(v + i, x, width - i);
-  }
+  ForVectors(width, [&](idx i, auto n) OPO_LAMBDA {
+    f32x16 x = LoadPart(qkv + at + i, n);
+    if (bias != nullptr) x = x + LoadPart(bias + at + i, n);
+    StorePart(v + i, x, n);
+  });
 }
 
 template <class T>
@@ -103,53 +120,50 @@ void QkvRopeGrad(T* dqkv, const float* dq, const float* dk, const float* dv, con
   const idx dh = shape.head_dim;
   const idx half = dh / 2;
   const auto rotate_back = [&](T* out, const float* in) {
-    for (idx i = 0; i < half; i += kLanes) {
-      const idx n = half - i;
+    ForVectors(half, [&](idx i, auto n) OPO_LAMBDA {
       const f32x16 a = LoadPart(in + i, n);
       const f32x16 b = LoadPart(in + half + i, n);
       const f32x16 c = LoadPart(cos + i, n);
       const f32x16 s = LoadPart(sin + i, n);
       StorePart(out + i, Fma(a, c, b * s), n);
       StorePart(out + half + i, Fma(b, c, -(a * s)), n);
-    }
+    });
   };
   for (idx h = 0; h < shape.num_heads; ++h, dqkv += dh) rotate_back(dqkv, dq + h * dh);
   for (idx h = 0; h < shape.num_kv_heads; ++h, dqkv += dh) rotate_back(dqkv, dk + h * dh);
   const idx width = shape.num_kv_heads * dh;
-  for (idx i = 0; i < width; i += kLanes) {
-    StorePart(dqkv + i, LoadPart(dv + i, width - i), width - i);
-  }
+  ForVectors(width, [&](idx i, auto n) OPO_LAMBDA { StorePart(dqkv + i, LoadPart(dv + i, n), n); });
 }
 
 template <class T>
 void Swiglu(T* y, const T* gate_up, idx f, idx up_offset) {
-  for (idx i = 0; i < f; i += kLanes) {
-    const f32x16 g = LoadPart(gate_up + i, f - i);
-    const f32x16 u = LoadPart(gate_up + up_offset + i, f - i);
-    StorePart(y + i, g * Sigmoid(g) * u, f - i);
-  }
+  ForVectors(f, [&](idx i, auto n) OPO_LAMBDA {
+    const f32x16 g = LoadPart(gate_up + i, n);
+    const f32x16 u = LoadPart(gate_up + up_offset + i, n);
+    StorePart(y + i, g * Sigmoid(g) * u, n);
+  });
 }
 
 // silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
 template <class T>
 void SwigluGrad(T* dgate_up, const T* dy, const T* gate_up, idx f, idx up_offset) {
-  for (idx i = 0; i < f; i += kLanes) {
-    const idx n = f - i;
+  ForVectors(f, [&](idx i, auto n) OPO_LAMBDA {
     const f32x16 g = LoadPart(gate_up + i, n);
     const f32x16 u = LoadPart(gate_up + up_offset + i, n);
     const f32x16 d = LoadPart(dy + i, n);
     const f32x16 s = Sigmoid(g);
     StorePart(dgate_up + i, d * u * s * Fma(g, 1.0f - s, Splat(1.0f)), n);
     StorePart(dgate_up + up_offset + i, d * g * s, n);
-  }
+  });
 }
 
 double SumSquares(const float* x, idx n) {
   double lanes[kLanes] = {};
   for (idx i = 0; i < n; i += kLanes) {
-    const idx m = n - i < kLanes ? n - i : kLanes;
-    for (idx j = 0; j < m; ++j) {
-      const double v = x[i + j];
+    float part[kLanes];
+    Store(part, LoadPart(x + i, n - i));  // a square of zero changes nothing
+    for (idx j = 0; j < kLanes; ++j) {
+      const double v = part[j];
       lanes[j] += v * v;
     }
   }
@@ -160,9 +174,9 @@ double SumSquares(const float* x, idx n) {
 }
 
 void Add(float* y, const float* x, idx n) {
-  for (idx i = 0; i < n; i += kLanes) {
-    StorePart(y + i, LoadPart(y + i, n - i) + LoadPart(x + i, n - i), n - i);
-  }
+  ForVectors(n, [&](idx i, auto part) OPO_LAMBDA {
+    StorePart(y + i, LoadPart(y + i, part) + LoadPart(x + i, part), part);
+  });
 }
 
 // Decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101), in PyTorch's order: decay, then
@@ -171,19 +185,16 @@ void AdamW(float* w, float* m, float* v, const float* grad, idx n, const AdamWAr
   const float decay = 1.0f - args.lr * args.weight_decay;
   const float step = args.lr / args.bias1;
   const float root_bias2 = Sqrt1(args.bias2);
-  for (idx i = 0; i < n; i += kLanes) {
-    const idx part = n - i;
+  ForVectors(n, [&](idx i, auto part) OPO_LAMBDA {
     const f32x16 g = LoadPart(grad + i, part) * args.grad_scale;
-    const f32x16 mi =
-        Fma(g - LoadPart(m + i, part), Splat(1.0f - args.beta1), LoadPart(m + i, part));
+    const f32x16 m0 = LoadPart(m + i, part);
+    const f32x16 mi = Fma(g - m0, Splat(1.0f - args.beta1), m0);
     const f32x16 vi = Fma(g * g, Splat(1.0f - args.beta2), LoadPart(v + i, part) * args.beta2);
-    f32x16 root;
-    for (idx j = 0; j < kLanes; ++j) root[j] = Sqrt1(vi[j]);
-    const f32x16 denominator = root / root_bias2 + args.eps;
+    const f32x16 denominator = Sqrt(vi) / root_bias2 + args.eps;
     StorePart(m + i, mi, part);
     StorePart(v + i, vi, part);
     StorePart(w + i, LoadPart(w + i, part) * decay - step * (mi / denominator), part);
-  }
+  });
 }
 
 }  // namespace

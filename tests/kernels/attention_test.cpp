@@ -396,6 +396,8 @@ TEST_P(AttentionTest, AgreesWithDoublePrecisionAndDecodeEqualsPrefillBitwise) {
     CheckForward<bf16>(2, 2, dh, 33);
     CheckForward<float>(2, 2, dh, 33);
   }
+  CheckForward<bf16>(7, 1, 80, 33);  // a group that fills no vector, a partial panel of head dims
+  CheckForward<float>(7, 1, 80, 33);
 }
 TEST_P(AttentionTest, ARowsBitsDoNotDependOnItsCompany) {
   CheckCompany<bf16>();
@@ -416,6 +418,8 @@ TEST_P(AttentionTest, GradientAgreesWithTheClosedForm) {
     CheckGrad<bf16>(4, 2, 64, 40, rows);
     CheckGrad<float>(2, 2, 64, 40, rows);
   }
+  CheckGrad<bf16>(7, 1, 80, 33, 37);
+  CheckGrad<float>(7, 1, 80, 33, 37);
 }
 
 // The closed form that the kernels are held against, itself against complex steps.
