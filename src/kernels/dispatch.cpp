@@ -1,5 +1,8 @@
 // Which instruction-set path runs: detection, self-test, choice, fingerprint.
+#include <cpuid.h>
 #include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -13,27 +16,15 @@
 #include "base/hash.h"
 #include "base/rng.h"
 #include "kernels/kernels.h"
+#include "kernels/tables.h"
 
 namespace opo {
 
-#define OPO_DECLARE_PATH(ns)               \
-  namespace ns {                           \
-  template <class T>                       \
-  void FillGemm(KernelsOf<T>& table);      \
-  template <class T>                       \
-  void FillRows(KernelsOf<T>& table);      \
-  template <class T>                       \
-  void FillAttention(KernelsOf<T>& table); \
-  template <class T>                       \
-  void FillHead(KernelsOf<T>& table);      \
-  void FillShared(Kernels& table);         \
-  void FillHeadShared(Kernels& table);     \
-  }
 OPO_DECLARE_PATH(isa_portable)
 OPO_DECLARE_PATH(isa_avx2)
 OPO_DECLARE_PATH(isa_avx512)
 OPO_DECLARE_PATH(isa_avx512bf16)
-#undef OPO_DECLARE_PATH
+OPO_DECLARE_PATH(isa_amx)
 
 namespace {
 
@@ -42,20 +33,6 @@ struct Path {
   bool (*available)();
   void (*fill)(Kernels&);
 };
-
-#define OPO_FILL(ns)                 \
-  [](Kernels& k) {                   \
-    ns::FillGemm<bf16>(k.b16);       \
-    ns::FillRows<bf16>(k.b16);       \
-    ns::FillAttention<bf16>(k.b16);  \
-    ns::FillHead<bf16>(k.b16);       \
-    ns::FillGemm<float>(k.f32);      \
-    ns::FillRows<float>(k.f32);      \
-    ns::FillAttention<float>(k.f32); \
-    ns::FillHead<float>(k.f32);      \
-    ns::FillShared(k);               \
-    ns::FillHeadShared(k);           \
-  }
 
 bool HasAvx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -66,15 +43,33 @@ bool HasAvx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 bool HasAvx512Bf16() { return HasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+// Linux must also let the process use the tiles, which it is asked once; a kernel that does not
+// know them says no.
+bool HasAmx() {
+  static const bool has = [] {
+    unsigned eax = 0;
+    unsigned ebx = 0;
+    unsigned ecx = 0;
+    unsigned edx = 0;
+    if (!HasAvx512Bf16() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+    constexpr unsigned kAmxBf16 = 1U << 22;
+    constexpr unsigned kAmxTile = 1U << 24;
+    if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+    constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+    constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return has;
+}
 
 // Best first. On a machine whose vdpbf16ps is slower than f32 FMA, `--isa avx512` may be faster.
-const std::array<Path, 4> kPaths = {{
+const std::array<Path, 5> kPaths = {{
+    {"amx", HasAmx, OPO_FILL(isa_amx)},
     {"avx512bf16", HasAvx512Bf16, OPO_FILL(isa_avx512bf16)},
     {"avx512", HasAvx512, OPO_FILL(isa_avx512)},
     {"avx2", HasAvx2, OPO_FILL(isa_avx2)},
     {"portable", [] { return true; }, OPO_FILL(isa_portable)},
 }};
-#undef OPO_FILL
 
 Kernels Make(const Path& path) {
   Kernels kernels{};
@@ -85,8 +80,9 @@ Kernels Make(const Path& path) {
 
 // A fixed product and a fixed head row. Inputs are bf16 numbers of many magnitudes: every path's
 // own order of rounding shows in the sums, so the fingerprints of two paths differ.
+template <idx kM, idx kK>
 struct Probe {
-  static constexpr idx kM = 13, kN = 70, kK = 64;
+  static constexpr idx kN = 70;
   Buffer<bf16> a{kM * kK}, packed{PackedSize(kN, kK)};
   Buffer<float> w{kN * kK}, c{kM * RoundUp(kN, kPad)}, scratch{kGemmScratch};
   std::array<float, 1> block_sum{};
@@ -137,6 +133,12 @@ struct Probe {
   }
 };
 
+using FingerprintProbe = Probe<13, 64>;
+// The second one has what the first lacks: several blocks of rows, and a tail of k.
+bool PassesSelfTest(const Kernels& kernels) {
+  return FingerprintProbe(kernels).Passes() && Probe<43, 82>(kernels).Passes();
+}
+
 std::unique_ptr<Kernels> active;
 
 }  // namespace
@@ -158,7 +160,7 @@ void SelectIsa(std::string_view name) {
            "--isa {}: this machine cannot run it; `opo doctor` lists what it can", name);
     }
     auto kernels = std::make_unique<Kernels>(Make(path));
-    if (!Probe(*kernels).Passes()) {
+    if (!PassesSelfTest(*kernels)) {
       if (name.empty()) continue;
       Fail(ErrorCode::kWork, "--isa {}: this path fails its self-test on this machine", name);
     }
@@ -168,13 +170,20 @@ void SelectIsa(std::string_view name) {
   Fail(ErrorCode::kUsage, "--isa {}: unknown; the paths are {}", name, known);
 }
 
+void SelectKernels(const Kernels& table) {
+  if (!PassesSelfTest(table)) {
+    Fail(ErrorCode::kWork, "{}: this path fails its self-test on this machine", table.name);
+  }
+  active = std::make_unique<Kernels>(table);
+}
+
 const Kernels& ActiveKernels() {
   if (active == nullptr) SelectIsa("");
   return *active;
 }
 
 std::string IsaFingerprint() {
-  const Probe probe(ActiveKernels());
+  const FingerprintProbe probe(ActiveKernels());
   Digest digest;
   digest.Add(std::span<const float>(probe.c.span()));
   const std::array<float, 4> head = {probe.stats.logprob, probe.stats.entropy, probe.stats.sum_sq,

@@ -28,8 +28,8 @@ TEST(Isa, AnUnknownPathIsAUsageErrorThatNamesThePaths) {
 
 TEST(Isa, TheFingerprintIsAFunctionOfThePathAlone) {
   std::set<std::string> prints;
-  for (const std::string& path : AvailablePaths()) {
-    SelectIsa(path);
+  for (const std::string& path : TestedPaths()) {
+    SelectTestedPath(path);
     const std::string print = IsaFingerprint();
     EXPECT_EQ(print.size(), 16U);
     EXPECT_EQ(print, IsaFingerprint());
@@ -37,6 +37,32 @@ TEST(Isa, TheFingerprintIsAFunctionOfThePathAlone) {
   }
   SelectIsa("");
   EXPECT_FALSE(prints.empty());
+}
+
+TEST(Isa, TheTilesOrderOfSummationHasAFingerprintOfItsOwn) {
+  SelectTestedPath(kAmxTwin);
+  const std::string twin = IsaFingerprint();
+  for (const std::string& path : AvailablePaths()) {
+    SelectIsa(path);
+    if (path != "amx") {
+      EXPECT_NE(IsaFingerprint(), twin) << path;
+    }
+  }
+  SelectIsa("");
+}
+
+TEST(Isa, AmxIsListedFirstAndTheTwinNotAtAll) {
+  const auto paths = IsaPaths();
+  EXPECT_EQ(paths.front().name, "amx");
+  for (const IsaPath& path : paths) EXPECT_NE(path.name, kAmxTwin);
+}
+
+TEST(Isa, ATableThatFailsTheSelfTestIsNotTaken) {
+  SelectIsa("");
+  Kernels broken = AmxTwinKernels();
+  broken.b16.gemm = [](const GemmArgs<bf16>&, idx, idx, idx, idx, float*) {};
+  EXPECT_THROW(SelectKernels(broken), Error);
+  EXPECT_NE(ActiveKernels().name, kAmxTwin);
 }
 
 }  // namespace
