@@ -12,31 +12,50 @@
 
 namespace opo {
 
-// Blocks of one size, zeroed when handed out and reused. KV pages must be zero: a masked key still
-// meets a zero probability, and 0 x NaN is NaN. Not for several threads at once.
+// Blocks of one size, carved from slabs; zeroed on request when they are used again. KV pages must
+// be zero: a masked key still meets a zero probability, and 0 x NaN is NaN. Not for several threads
+// at once.
 class BlockPool {
  public:
   explicit BlockPool(idx bytes_per_block) : bytes_(RoundUp(bytes_per_block, 64)) {}
   std::byte* Acquire(bool zero);
   void Release(std::byte* block) { free_.push_back(block); }
-  idx bytes() const { return bytes_ * static_cast<idx>(blocks_.size()); }
+  idx block_bytes() const { return bytes_; }
+  idx bytes() const { return bytes_ * (blocks_of_slabs_ - fresh_); }  // handed out at least once
 
  private:
   idx bytes_;
-  std::vector<Buffer<std::byte>> blocks_;
+  std::vector<Buffer<std::byte>> slabs_;
+  idx blocks_of_slabs_ = 0;
+  idx fresh_ = 0;  // blocks of the last slab that nobody had yet
   std::vector<std::byte*> free_;
 };
 
-// The record that a row leaves in each layer for the backward pass. Offsets in bytes; rows of T are
-// padded to kPad with zeros. 346 KB a row for a 135M model in bf16.
+// What a run of tokens leaves behind for a backward pass.
+enum class Record {
+  kNone,
+  kResiduals,  // each layer's input, K and V: Backward recomputes the rest, one layer at a time
+  kAll,
+};
+
+// The record of a row. Offsets in bytes; rows of T are padded to kPad with zeros. The `kept` part
+// has every layer's; the `rest` of a layer can be recomputed from it, and where it is (kResiduals),
+// there is room for one layer only. 346 KB a row for a 135M model in bf16, 68 KB with recompute.
 template <class T>
 struct ActivationLayout {
   explicit ActivationLayout(const ModelConfig& config);
   idx ld_d, ld_q, ld_kv, ld_gate_up;  // elements
-  idx residual, q, k, v, attention, mid, gate_up, lse;
-  idx layer_bytes;
-  idx final;      // behind the last layer: the residual that the final norm reads
-  idx row_bytes;  // all layers and `final`
+  idx residual, k, v;                 // in a layer's kept part
+  idx kept_layer_bytes;
+  idx final;  // behind the last layer's kept part: the residual that the final norm reads
+  idx kept_bytes;
+  idx q, attention, mid, gate_up, lse;  // in a layer's rest
+  idx rest_layer_bytes;
+  idx num_layers;
+  idx row_bytes(Record record) const {
+    if (record == Record::kNone) return 0;
+    return kept_bytes + rest_layer_bytes * (record == Record::kAll ? num_layers : 1);
+  }
 };
 
 // Rows of one block of activation records: samples own whole blocks, never parts.
@@ -56,20 +75,27 @@ class Segment {
 
   void Clear();  // gives everything back
   idx length() const { return length_; }
-  // Makes room for `rows` rows in all; activation records too when `record`.
-  void Grow(idx rows, bool record);
+  // Makes room for `rows` rows in all, and for their records: all rows in one way, from the first
+  // one that was ever recorded (a multiple of kActivationRows) on.
+  void Grow(idx rows, Record record);
   void SetLength(idx length) { length_ = length; }
   T* page(idx block) const { return reinterpret_cast<T*>(pages_[static_cast<std::size_t>(block)]); }
-  bool recorded() const { return !records_.empty(); }
-  // The record of a row in a layer; add the layout's offsets.
-  std::byte* Record(idx row, idx layer) const;
+  Record record() const { return record_; }
+  idx first_recorded() const { return first_recorded_; }
+  // The two parts of a row's record in a layer; add the layout's offsets.
+  std::byte* Kept(idx row, idx layer) const;
+  std::byte* Rest(idx row, idx layer) const;
   void DropRecords();
+  // Nobody will attend to these rows any more; the records stay.
+  void DropPages();
 
  private:
   SegmentPool<T>* pool_ = nullptr;
   idx length_ = 0;
+  Record record_ = Record::kNone;
   std::vector<std::byte*> pages_;
-  std::vector<std::byte*> records_;
+  idx first_recorded_ = 0;
+  std::vector<std::byte*> kept_, rest_;
 };
 
 template <class T>
@@ -77,13 +103,18 @@ class SegmentPool {
  public:
   explicit SegmentPool(const ModelConfig& config);
   const ActivationLayout<T>& activations() const { return activations_; }
-  idx bytes() const { return pages_.bytes() + records_.bytes(); }
+  // What the records of a segment of `rows` rows take.
+  idx RecordBytes(idx rows, Record record) const {
+    return CeilDiv(rows, kActivationRows) * kActivationRows * activations_.row_bytes(record);
+  }
+  idx bytes() const { return pages_.bytes() + kept_.bytes() + rest_.bytes() + one_layer_.bytes(); }
 
  private:
   friend class Segment<T>;
+  BlockPool& rest_of(Record record) { return record == Record::kAll ? rest_ : one_layer_; }
   ActivationLayout<T> activations_;
   BlockPool pages_;
-  BlockPool records_;
+  BlockPool kept_, rest_, one_layer_;  // of kActivationRows rows
 };
 
 AttentionShape ShapeOf(const ModelConfig& config);

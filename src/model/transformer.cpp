@@ -17,6 +17,14 @@ void CopyTo(std::byte* record, idx offset, const T* row, idx n) {
   std::memcpy(record + offset, row, static_cast<std::size_t>(n) * sizeof(T));
 }
 
+// Calls body(r, row) for the first `count` rows of a pass, on all threads.
+template <class Pass, class Body>
+void ForRows(const Pass& pass, idx count, const Body& body) {
+  ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
+    for (idx r = begin; r < end; ++r) body(r, pass.rows[static_cast<std::size_t>(r)]);
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -52,22 +60,6 @@ void Transformer<T>::EnsureRope(idx positions) {
   }
   rope_positions_ = positions;
 }
-
-// How the rows of a call fall into attention tiles: the same for every layer but the page pointers.
-template <class T>
-struct Transformer<T>::Tiles {
-  struct Span {
-    idx first_row, num_rows, first_pos;
-    const Segment<T>* segment;
-  };
-  struct Tile {
-    idx row0;  // first row of the call; a tile's rows are consecutive
-    idx num_rows;
-    const Segment<T>* prefix;
-    std::vector<Span> spans;
-  };
-  std::vector<Tile> with_outputs, prefixes;
-};
 
 template <class T>
 typename Transformer<T>::Tiles Transformer<T>::MakeTiles(std::span<const Run<T>> runs,
@@ -140,51 +132,36 @@ void Transformer<T>::Attend(const Tiles& tiles, idx layer) {
   });
 }
 
+// The last `count` rows of each run's segment. Makes room for them in the scratch of ForwardLayer.
 template <class T>
-void Transformer<T>::Forward(std::span<const Run<T>> runs, T* hidden) {
-  // Rows with outputs stand first, so that the last layer can leave out the others.
+typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>> runs) {
+  Pass pass;
   std::vector<idx> first_row(runs.size());
-  idx num_outputs = 0;
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    if (!runs[i].outputs) continue;
-    first_row[i] = num_outputs;
-    num_outputs += runs[i].count;
+  idx m = 0;
+  for (const bool outputs : {true, false}) {
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      if (runs[i].outputs != outputs) continue;
+      first_row[i] = m;
+      m += runs[i].count;
+    }
+    if (outputs) pass.num_outputs = m;
   }
-  idx m = num_outputs;
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    if (runs[i].outputs) continue;
-    first_row[i] = m;
-    m += runs[i].count;
-  }
-  if (m == 0) return;
-
-  struct Row {
-    Segment<T>* segment;
-    idx row;       // in the segment
-    idx position;  // in the sequence
-    TokenId token;
-    bool record;
-  };
-  std::vector<Row> rows(static_cast<std::size_t>(m));
-  for (const Run<T>& run : runs) {
-    run.segment->Grow(run.segment->length() + run.count, run.record);
-    run.segment->SetLength(run.segment->length() + run.count);
-  }
+  pass.rows.resize(static_cast<std::size_t>(m));
   idx max_position = 0;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const Run<T>& run = runs[i];
     const idx offset = run.prefix != nullptr ? run.prefix->length() : 0;
     for (idx r = 0; r < run.count; ++r) {
       const idx row = run.segment->length() - run.count + r;
-      OPO_CHECK(run.tokens[r] >= 0 && run.tokens[r] < config().vocab_size);
-      rows[static_cast<std::size_t>(first_row[i] + r)] = {run.segment, row, offset + row,
-                                                          run.tokens[r], run.record};
+      const TokenId token = run.tokens != nullptr ? run.tokens[r] : 0;
+      OPO_CHECK(token >= 0 && token < config().vocab_size);
+      pass.rows[static_cast<std::size_t>(first_row[i] + r)] = {run.segment, row, offset + row,
+                                                               token, run.record};
       max_position = std::max(max_position, offset + row);
     }
   }
   EnsureRope(max_position + 1);
-  const Tiles tiles = MakeTiles(runs, first_row);
-
+  pass.tiles = MakeTiles(runs, first_row);
   x_.Reserve(m * ld_d_);
   h_.Reserve(m * ld_d_);
   qkv_.Reserve(m * ld_qkv_);
@@ -195,104 +172,152 @@ void Transformer<T>::Forward(std::span<const Run<T>> runs, T* hidden) {
   lse_.Reserve(m * shape_.num_heads);
   gate_up_.Reserve(m * ld_gu_);
   act_.Reserve(m * ld_f_);
+  return pass;
+}
 
+template <class T>
+void Transformer<T>::Forward(std::span<const Run<T>> runs, T* hidden) {
+  for (const Run<T>& run : runs) {
+    run.segment->Grow(run.segment->length() + run.count, run.record);
+    run.segment->SetLength(run.segment->length() + run.count);
+  }
+  const Pass pass = MakePass(runs);
+  if (pass.size() == 0) return;
+  ForRows(pass, pass.size(), [&](idx r, const auto& row) {
+    std::memcpy(x_.data() + r * ld_d_, weights_.embedding(row.token),
+                static_cast<std::size_t>(ld_d_) * sizeof(T));
+  });
+  for (idx l = 0; l < config().num_layers; ++l) ForwardLayer(pass, l, false);
+  const KernelsOf<T>& kernels = ActiveKernels().of<T>();
+  ForRows(pass, pass.num_outputs, [&](idx r, const auto& row) {
+    const T* x = x_.data() + r * ld_d_;
+    if (hidden != nullptr) {
+      kernels.rms_norm(hidden + r * ld_d_, x, weights_.final_norm(), config().hidden_size,
+                       config().rms_norm_eps);
+    }
+    if (row.record != Record::kNone) {
+      CopyTo(row.segment->Kept(row.row, 0), pool_.activations().final, x, ld_d_);
+    }
+  });
+}
+
+// One layer, from x_ to x_. What `recompute` changes is what is written: the rest of the record
+// instead of the kept part and the pages (they are there), and no output (the next layer's input is
+// there too).
+template <class T>
+void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
   const KernelsOf<T>& kernels = ActiveKernels().of<T>();
   const idx d = config().hidden_size;
   const float eps = config().rms_norm_eps;
   const ActivationLayout<T>& at = pool_.activations();
-  const auto for_rows = [&](idx count, const auto& body) {
-    ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
-      for (idx r = begin; r < end; ++r) body(r, rows[static_cast<std::size_t>(r)]);
-    });
-  };
-
-  for_rows(m, [&](idx r, const Row& row) {
-    std::memcpy(x_.data() + r * ld_d_, weights_.embedding(row.token),
-                static_cast<std::size_t>(ld_d_) * sizeof(T));
+  const auto& layer = weights_.layer(l);
+  const auto keeps = [&](const auto& row) { return !recompute && row.record != Record::kNone; };
+  const auto has_rest = [&](const auto& row) { return recompute || row.record == Record::kAll; };
+  idx m = pass.size();
+  ForRows(pass, m, [&](idx r, const auto& row) {
+    const T* x = x_.data() + r * ld_d_;
+    kernels.rms_norm(h_.data() + r * ld_d_, x, layer.attn_norm.data(), d, eps);
+    if (keeps(row)) CopyTo(row.segment->Kept(row.row, l), at.residual, x, ld_d_);
   });
-  for (idx l = 0; l < config().num_layers; ++l) {
-    const auto& layer = weights_.layer(l);
-    for_rows(m, [&](idx r, const Row& row) {
-      const T* x = x_.data() + r * ld_d_;
-      kernels.rms_norm(h_.data() + r * ld_d_, x, layer.attn_norm.data(), d, eps);
-      if (row.record) CopyTo(row.segment->Record(row.row, l), at.residual, x, ld_d_);
-    });
-    GemmArgs<T> qkv;
-    qkv.a = h_.data();
-    qkv.lda = ld_d_;
-    qkv.m = m;
-    qkv.c = qkv_.data();
-    qkv.ldc = ld_qkv_;
-    Gemm(qkv, layer.qkv);
-    for_rows(m, [&](idx r, const Row& row) {
-      T* q = q_.data() + r * ld_q_;
-      T* k = k_.data() + r * ld_kv_;
-      T* v = v_.data() + r * ld_kv_;
-      kernels.qkv_rope(q, k, v, qkv_.data() + r * ld_qkv_, layer.qkv_bias.data(),
-                       cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
-                       shape_);
+  GemmArgs<T> qkv;
+  qkv.a = h_.data();
+  qkv.lda = ld_d_;
+  qkv.m = m;
+  qkv.c = qkv_.data();
+  qkv.ldc = ld_qkv_;
+  Gemm(qkv, layer.qkv);
+  ForRows(pass, m, [&](idx r, const auto& row) {
+    T* q = q_.data() + r * ld_q_;
+    T* k = k_.data() + r * ld_kv_;
+    T* v = v_.data() + r * ld_kv_;
+    kernels.qkv_rope(q, k, v, qkv_.data() + r * ld_qkv_, layer.qkv_bias.data(),
+                     cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
+                     shape_);
+    if (!recompute) {
       T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
       kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
-      if (row.record) {
-        std::byte* record = row.segment->Record(row.row, l);
-        CopyTo(record, at.q, q, ld_q_);
-        CopyTo(record, at.k, k, ld_kv_);
-        CopyTo(record, at.v, v, ld_kv_);
-      }
-    });
-    const bool last = l + 1 == config().num_layers;
-    if (last) m = num_outputs;  // prompts end here: their K and V are written
-    if (m == 0) return;
-    Attend(tiles, l);
-    GemmArgs<T> o;
-    o.a = attn_.data();
-    o.lda = ld_q_;
-    o.m = m;
-    o.output = GemmOutput::kAddResidual;
-    o.out = x_.data();
-    o.residual = x_.data();
-    o.ldo = ld_d_;
-    Gemm(o, layer.o);
-    for_rows(m, [&](idx r, const Row& row) {
-      const T* x = x_.data() + r * ld_d_;
-      kernels.rms_norm(h_.data() + r * ld_d_, x, layer.mlp_norm.data(), d, eps);
-      if (row.record) {
-        std::byte* record = row.segment->Record(row.row, l);
-        CopyTo(record, at.attention, attn_.data() + r * ld_q_, ld_q_);
-        CopyTo(record, at.lse, lse_.data() + r * shape_.num_heads, shape_.num_heads);
-        CopyTo(record, at.mid, x, ld_d_);
-      }
-    });
-    GemmArgs<T> gate_up;
-    gate_up.a = h_.data();
-    gate_up.lda = ld_d_;
-    gate_up.m = m;
-    gate_up.output = GemmOutput::kStore;
-    gate_up.out = gate_up_.data();
-    gate_up.ldo = ld_gu_;
-    Gemm(gate_up, layer.gate_up);
-    for_rows(m, [&](idx r, const Row& row) {
-      const T* gu = gate_up_.data() + r * ld_gu_;
+    }
+    if (keeps(row)) {
+      std::byte* kept = row.segment->Kept(row.row, l);
+      CopyTo(kept, at.k, k, ld_kv_);
+      CopyTo(kept, at.v, v, ld_kv_);
+    }
+    if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.q, q, ld_q_);
+  });
+  if (l + 1 == config().num_layers) m = pass.num_outputs;  // prompts end here: K and V are written
+  if (m == 0) return;
+  Attend(pass.tiles, l);
+  GemmArgs<T> o;
+  o.a = attn_.data();
+  o.lda = ld_q_;
+  o.m = m;
+  o.output = GemmOutput::kAddResidual;
+  o.out = x_.data();
+  o.residual = x_.data();
+  o.ldo = ld_d_;
+  Gemm(o, layer.o);
+  ForRows(pass, m, [&](idx r, const auto& row) {
+    const T* x = x_.data() + r * ld_d_;
+    kernels.rms_norm(h_.data() + r * ld_d_, x, layer.mlp_norm.data(), d, eps);
+    if (has_rest(row)) {
+      std::byte* rest = row.segment->Rest(row.row, l);
+      CopyTo(rest, at.attention, attn_.data() + r * ld_q_, ld_q_);
+      CopyTo(rest, at.lse, lse_.data() + r * shape_.num_heads, shape_.num_heads);
+      CopyTo(rest, at.mid, x, ld_d_);
+    }
+  });
+  GemmArgs<T> gate_up;
+  gate_up.a = h_.data();
+  gate_up.lda = ld_d_;
+  gate_up.m = m;
+  gate_up.output = GemmOutput::kStore;
+  gate_up.out = gate_up_.data();
+  gate_up.ldo = ld_gu_;
+  Gemm(gate_up, layer.gate_up);
+  ForRows(pass, m, [&](idx r, const auto& row) {
+    const T* gu = gate_up_.data() + r * ld_gu_;
+    if (!recompute) {
       kernels.swiglu(act_.data() + r * ld_f_, gu, config().intermediate_size,
                      config().intermediate_size);
-      if (row.record) CopyTo(row.segment->Record(row.row, l), at.gate_up, gu, ld_gu_);
-    });
-    GemmArgs<T> down;
-    down.a = act_.data();
-    down.lda = ld_f_;
-    down.m = m;
-    down.output = GemmOutput::kAddResidual;
-    down.out = x_.data();
-    down.residual = x_.data();
-    down.ldo = ld_d_;
-    Gemm(down, layer.down);
-  }
-  for_rows(m, [&](idx r, const Row& row) {
-    const T* x = x_.data() + r * ld_d_;
-    if (hidden != nullptr) {
-      kernels.rms_norm(hidden + r * ld_d_, x, weights_.final_norm(), d, eps);
     }
-    if (row.record) CopyTo(row.segment->Record(row.row, 0), at.final, x, ld_d_);
+    if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.gate_up, gu, ld_gu_);
+  });
+  if (recompute) return;
+  GemmArgs<T> down;
+  down.a = act_.data();
+  down.lda = ld_f_;
+  down.m = m;
+  down.output = GemmOutput::kAddResidual;
+  down.out = x_.data();
+  down.residual = x_.data();
+  down.ldo = ld_d_;
+  Gemm(down, layer.down);
+}
+
+// The rest of the records of one layer, from what was kept.
+template <class T>
+void Transformer<T>::RecomputeLayer(const Pass& pass, idx layer) {
+  const idx residual = pool_.activations().residual;
+  ForRows(pass, pass.size(), [&](idx r, const auto& row) {
+    std::memcpy(x_.data() + r * ld_d_, row.segment->Kept(row.row, layer) + residual,
+                static_cast<std::size_t>(ld_d_) * sizeof(T));
+  });
+  ForwardLayer(pass, layer, true);
+}
+
+template <class T>
+void Transformer<T>::RestoreKeys(Segment<T>& segment, const Segment<T>& recorded, idx rows) {
+  const auto kv_write = ActiveKernels().of<T>().kv_write;
+  const ActivationLayout<T>& at = pool_.activations();
+  segment.Grow(rows, Record::kNone);
+  segment.SetLength(rows);
+  ParallelFor(config().num_layers, [&](idx l) {
+    for (idx r = 0; r < rows; ++r) {
+      const std::byte* kept = recorded.Kept(r, l);
+      kv_write(segment.page(r / kKeyBlock) + l * shape_.page_size(), r % kKeyBlock,
+               reinterpret_cast<const T*>(kept + at.k), reinterpret_cast<const T*>(kept + at.v),
+               shape_);
+    }
   });
 }
 
@@ -308,9 +333,12 @@ void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
 }
 
 // transformer_grad.cpp instantiates the backward half.
-#define OPO_INSTANTIATE(T)                                            \
-  template Transformer<T>::Transformer(const PackedWeights<T>&);      \
-  template void Transformer<T>::Forward(std::span<const Run<T>>, T*); \
+#define OPO_INSTANTIATE(T)                                                                  \
+  template Transformer<T>::Transformer(const PackedWeights<T>&);                            \
+  template typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>>); \
+  template void Transformer<T>::RecomputeLayer(const Pass&, idx);                           \
+  template void Transformer<T>::Forward(std::span<const Run<T>>, T*);                       \
+  template void Transformer<T>::RestoreKeys(Segment<T>&, const Segment<T>&, idx);           \
   template void Transformer<T>::Logits(const T*, idx, float*);
 OPO_INSTANTIATE(float)
 OPO_INSTANTIATE(bf16)

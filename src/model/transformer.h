@@ -21,8 +21,8 @@ struct Run {
   const Segment<T>* prefix = nullptr;  // may be appended to by another run of the same call
   const TokenId* tokens = nullptr;
   idx count = 0;
-  bool record = false;  // keep the activations for Backward
-  bool outputs = true;  // false for shared prompts: in the last layer only K and V
+  Record record = Record::kNone;  // what to keep for Backward
+  bool outputs = true;            // false for shared prompts: in the last layer only K and V
 };
 
 // One row of a backward pass: where its record is. A padding row has no segment.
@@ -30,6 +30,8 @@ template <class T>
 struct GradRow {
   const Segment<T>* segment = nullptr;
   idx row = 0;
+  const std::byte* Kept(idx layer) const { return segment->Kept(row, layer); }
+  const std::byte* Rest(idx layer) const { return segment->Rest(row, layer); }
 };
 
 // The prompt's dK and dV while its samples pass by, one f32 chain over samples, all layers.
@@ -42,7 +44,7 @@ struct PrefixGrad {
 // the prompt last (in the pass that holds the group's last unit).
 template <class T>
 struct GradRun {
-  const Segment<T>* segment = nullptr;
+  Segment<T>* segment = nullptr;  // recorded; the one layer of kResiduals is written over
   const Segment<T>* prefix =
       nullptr;  // null for the prompt itself, or where the prompt is one token
   PrefixGrad* prefix_grad = nullptr;  // of the prompt; null where there is no prefix
@@ -64,6 +66,10 @@ class Transformer {
   // with outputs, ld()), in the order of the runs; null where nobody reads it.
   void Forward(std::span<const Run<T>> runs, T* hidden);
 
+  // Fills the pages of an empty segment with the keys and values of the first `rows` rows of a
+  // recorded one, so that it can be continued from there.
+  void RestoreKeys(Segment<T>& segment, const Segment<T>& recorded, idx rows);
+
   // logits (m, ld_logits()) f32 = hidden (m, ld()) E^T.
   idx ld_logits() const { return RoundUp(config().vocab_size, kPad); }
   void Logits(const T* hidden, idx m, float* logits);
@@ -75,10 +81,12 @@ class Transformer {
   void FinalNormGrad(float* dresidual, float* dgamma, const float* dhidden,
                      std::span<const GradRow<T>> rows);
 
-  // Backward through all layers. `rows`: units in order, each padded to kRowBlock; `dresidual`
-  // (rows, ld()) f32: in, the gradient by the last layer's output; out, by the embeddings.
-  // Gradients are added to the slab `grad` (laid out as weights.h says). Chains over rows go on
-  // from call to call, so cutting the rows into several calls (at units) changes no bit.
+  // Backward through all layers; those of segments that hold residuals only are first run forward
+  // again, one layer at a time (their pages, and their prefix's, must still be there). `rows`:
+  // units in order, each padded to kRowBlock; `dresidual` (rows, ld()) f32: in, the gradient by the
+  // last layer's output; out, by the embeddings. Gradients are added to the slab `grad` (laid out
+  // as weights.h says). Chains over rows go on from call to call, so cutting the rows into several
+  // calls (at units) changes no bit.
   void Backward(float* dresidual, std::span<const GradRow<T>> rows,
                 std::span<const GradRun<T>> runs, const SlabLayout& layout, float* grad);
 
@@ -86,10 +94,41 @@ class Transformer {
   idx backward_row_bytes() const;
 
  private:
-  struct Tiles;
+  // How the rows of a call fall into attention tiles: the same for every layer but the pages.
+  struct Tiles {
+    struct Span {
+      idx first_row, num_rows, first_pos;
+      const Segment<T>* segment;
+    };
+    struct Tile {
+      idx row0;  // first row of the call; a tile's rows are consecutive
+      idx num_rows;
+      const Segment<T>* prefix;
+      std::vector<Span> spans;
+    };
+    std::vector<Tile> with_outputs, prefixes;
+  };
+  // The rows of a call: those with outputs stand first, so that the last layer can leave out the
+  // others.
+  struct Pass {
+    struct Row {
+      Segment<T>* segment;
+      idx row;       // in the segment
+      idx position;  // in the sequence
+      TokenId token;
+      Record record;
+    };
+    std::vector<Row> rows;
+    idx num_outputs = 0;
+    Tiles tiles;
+    idx size() const { return static_cast<idx>(rows.size()); }
+  };
   void EnsureRope(idx positions);
+  Pass MakePass(std::span<const Run<T>> runs);
   Tiles MakeTiles(std::span<const Run<T>> runs, const std::vector<idx>& first_row) const;
   void Attend(const Tiles& tiles, idx layer);
+  void ForwardLayer(const Pass& pass, idx layer, bool recompute);
+  void RecomputeLayer(const Pass& pass, idx layer);
   void AttentionBackward(std::span<const GradRun<T>> runs, idx layer, bool last);
 
   const PackedWeights<T>& weights_;

@@ -52,8 +52,8 @@ void Transformer<T>::FinalNorm(T* hidden, std::span<const GradRow<T>> rows) {
         std::fill_n(out, ld_d_, T{});
         continue;
       }
-      kernels.rms_norm(out, TensorAt<T>(row.segment->Record(row.row, 0), final),
-                       weights_.final_norm(), config().hidden_size, config().rms_norm_eps);
+      kernels.rms_norm(out, TensorAt<T>(row.Kept(0), final), weights_.final_norm(),
+                       config().hidden_size, config().rms_norm_eps);
     }
   });
 }
@@ -71,7 +71,7 @@ void Transformer<T>::FinalNormGrad(float* dresidual, float* dgamma, const float*
       float* dx = dresidual + r * ld_d_;
       std::fill_n(dx, ld_d_, 0.0f);
       if (rows[i].segment == nullptr) continue;
-      x[i] = TensorAt<T>(rows[i].segment->Record(rows[i].row, 0), pool_.activations().final);
+      x[i] = TensorAt<T>(rows[i].Kept(0), pool_.activations().final);
       kernels.rms_norm_grad(dx, dhidden + r * ld_d_, x[i], weights_.final_norm(),
                             config().hidden_size, config().rms_norm_eps, rstd_.data() + r);
     }
@@ -120,12 +120,13 @@ void Transformer<T>::AttentionBackward(std::span<const GradRun<T>> runs, idx lay
       v.clear();
       lse.clear();
       for (idx r = 0; r < rows; ++r) {
-        const std::byte* record = run.segment->Record(r, layer);
-        q.push_back(TensorAt<T>(record, at.q));
-        k.push_back(TensorAt<T>(record, at.k));
-        v.push_back(TensorAt<T>(record, at.v));
-        out.push_back(TensorAt<T>(record, at.attention));
-        lse.push_back(TensorAt<float>(record, at.lse));
+        const std::byte* kept = run.segment->Kept(r, layer);
+        k.push_back(TensorAt<T>(kept, at.k));
+        v.push_back(TensorAt<T>(kept, at.v));
+        const std::byte* rest = run.segment->Rest(r, layer);
+        q.push_back(TensorAt<T>(rest, at.q));
+        out.push_back(TensorAt<T>(rest, at.attention));
+        lse.push_back(TensorAt<float>(rest, at.lse));
       }
       AttentionGradTile<T> tile;
       tile.num_rows = rows;
@@ -144,9 +145,9 @@ void Transformer<T>::AttentionBackward(std::span<const GradRun<T>> runs, idx lay
           prefix_k.clear();
           prefix_v.clear();
           for (idx r = 0; r < prefix_rows; ++r) {
-            const std::byte* record = run.prefix->Record(r, layer);
-            prefix_k.push_back(TensorAt<T>(record, at.k));
-            prefix_v.push_back(TensorAt<T>(record, at.v));
+            const std::byte* kept = run.prefix->Kept(r, layer);
+            prefix_k.push_back(TensorAt<T>(kept, at.k));
+            prefix_v.push_back(TensorAt<T>(kept, at.v));
           }
         }
         partial_k.Reserve(prefix_rows * kv_width);
@@ -223,6 +224,18 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     }
   }
 
+  std::vector<Run<T>> recomputed;
+  for (const GradRun<T>& run : runs) {
+    if (run.segment->record() != Record::kResiduals) continue;
+    Run<T> again;
+    again.segment = run.segment;
+    again.prefix = run.prefix;
+    again.count = run.segment->length();
+    again.outputs = !run.is_prefix;
+    recomputed.push_back(again);
+  }
+  const Pass again = MakePass(recomputed);
+
   h_.Reserve(m * ld_d_);
   act_.Reserve(m * ld_f_);
   attn_.Reserve(m * ld_q_);
@@ -268,13 +281,16 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     const auto& layer = weights_.layer(l);
     const LayerOffsets& offsets = layout.layers[static_cast<std::size_t>(l)];
     const bool last = l + 1 == config().num_layers;
-    const auto record_of = [&](idx r) -> const std::byte* {
+    if (again.size() > 0) RecomputeLayer(again, l);
+    const auto residual_of = [&](idx r) -> const T* {
       const GradRow<T>& row = rows[static_cast<std::size_t>(r)];
-      return row.segment == nullptr ? nullptr : row.segment->Record(row.row, l);
+      return row.segment == nullptr ? nullptr : TensorAt<T>(row.Kept(l), at.residual);
     };
-    // Rows of the second half: attention output, o, MLP.
-    const auto upper_record = [&](idx r) -> const std::byte* {
-      return last && is_prefix[static_cast<std::size_t>(r)] ? nullptr : record_of(r);
+    // Of the second half: attention output, o, MLP.
+    const auto rest_of = [&](idx r) -> const std::byte* {
+      const GradRow<T>& row = rows[static_cast<std::size_t>(r)];
+      const bool none = row.segment == nullptr || (last && is_prefix[static_cast<std::size_t>(r)]);
+      return none ? nullptr : row.Rest(l);
     };
     const auto for_rows = [&](const auto& body) {
       ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
@@ -285,15 +301,15 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     // x_out = mid + W_down swiglu(W_gate_up rms_norm(mid))
     for_rows([&](idx r) {
       kernels.round(dy_.data() + r * ld_d_, dresidual + r * ld_d_, ld_d_);
-      const std::byte* record = upper_record(r);
+      const std::byte* rest = rest_of(r);
       norm_input[static_cast<std::size_t>(r)] = nullptr;
-      if (record == nullptr) {
+      if (rest == nullptr) {
         std::fill_n(act_.data() + r * ld_f_, ld_f_, T{});
         std::fill_n(h_.data() + r * ld_d_, ld_d_, T{});
         return;
       }
-      kernels.swiglu(act_.data() + r * ld_f_, TensorAt<T>(record, at.gate_up), f, f);
-      const T* mid = TensorAt<T>(record, at.mid);
+      kernels.swiglu(act_.data() + r * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
+      const T* mid = TensorAt<T>(rest, at.mid);
       kernels.rms_norm(h_.data() + r * ld_d_, mid, layer.mlp_norm.data(), d, eps);
       norm_input[static_cast<std::size_t>(r)] = mid;
     });
@@ -302,12 +318,12 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     gemm(dy_.data(), ld_d_, layer.down_t, nullptr, dact_.data(), ld_f_);
     for_rows([&](idx r) {
       T* dgu = dgate_up_.data() + r * ld_gu_;
-      const std::byte* record = upper_record(r);
-      if (record == nullptr) {
+      const std::byte* rest = rest_of(r);
+      if (rest == nullptr) {
         std::fill_n(dgu, ld_gu_, T{});
         return;
       }
-      kernels.swiglu_grad(dgu, dact_.data() + r * ld_f_, TensorAt<T>(record, at.gate_up), f, f);
+      kernels.swiglu_grad(dgu, dact_.data() + r * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
     });
     WeightGrad(grad + offsets.gate_up, d, dgate_up_.data(), ld_gu_, 2 * f, h_.data(), ld_d_, d, m,
                weight_grad_);
@@ -317,25 +333,23 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     // mid = x + W_o attention(rope(W_qkv rms_norm(x)))
     for_rows([&](idx r) {
       kernels.round(dy_.data() + r * ld_d_, dresidual + r * ld_d_, ld_d_);
-      const std::byte* upper = upper_record(r);
+      const std::byte* rest = rest_of(r);
       T* attn = attn_.data() + r * ld_q_;
-      if (upper == nullptr) {
+      if (rest == nullptr) {
         std::fill_n(attn, ld_q_, T{});
       } else {
-        std::memcpy(attn, upper + at.attention, static_cast<std::size_t>(ld_q_) * sizeof(T));
+        std::memcpy(attn, rest + at.attention, static_cast<std::size_t>(ld_q_) * sizeof(T));
       }
       std::fill_n(dq_.data() + r * ld_q_, ld_q_, 0.0f);
       std::fill_n(dk_.data() + r * ld_kv_, ld_kv_, 0.0f);
       std::fill_n(dv_.data() + r * ld_kv_, ld_kv_, 0.0f);
-      const std::byte* record = record_of(r);
-      norm_input[static_cast<std::size_t>(r)] = nullptr;
-      if (record == nullptr) {
+      const T* x = residual_of(r);
+      norm_input[static_cast<std::size_t>(r)] = x;
+      if (x == nullptr) {
         std::fill_n(h_.data() + r * ld_d_, ld_d_, T{});
         return;
       }
-      const T* x = TensorAt<T>(record, at.residual);
       kernels.rms_norm(h_.data() + r * ld_d_, x, layer.attn_norm.data(), d, eps);
-      norm_input[static_cast<std::size_t>(r)] = x;
     });
     WeightGrad(grad + offsets.o, q_size, dy_.data(), ld_d_, d, attn_.data(), ld_q_, q_size, m,
                weight_grad_);

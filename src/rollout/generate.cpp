@@ -19,6 +19,7 @@ template <class T>
 struct OpenPrompt {
   Segment<T> prefix;
   idx unfinished = 0;
+  bool untaped = false;  // one of its samples is not on the tape: the learner needs the pages
 };
 
 template <class T>
@@ -39,9 +40,74 @@ std::size_t FindStop(const std::string& text, const std::vector<std::string>& st
   return first;
 }
 
+// The tape's budget, spent on records as they grow.
+template <class T>
+class TapeWriter {
+ public:
+  TapeWriter(Tape<T>* tape, SegmentPool<T>& pool, std::span<const RolloutGroup> groups)
+      : tape_(tape), pool_(pool) {
+    if (tape_ == nullptr) return;
+    tape_->groups.clear();
+    tape_->bytes = tape_->rows = 0;
+    for (const RolloutGroup& group : groups) {
+      tape_->groups.emplace_back();
+      for (std::size_t s = 0; s < group.rollouts.size(); ++s) {
+        tape_->groups.back().samples.emplace_back(&pool);
+      }
+    }
+  }
+
+  // How `rows` more rows of a segment are to be run. What no longer fits is not recorded at all.
+  Record Next(Segment<T>& segment, idx rows) {
+    if (tape_ == nullptr) return Record::kNone;
+    if (segment.record() == Record::kNone && segment.length() > 0) return Record::kNone;
+    const idx held = pool_.RecordBytes(segment.length(), Record::kAll);
+    const idx needed = pool_.RecordBytes(segment.length() + rows, Record::kAll);
+    if (tape_->bytes + needed - held > tape_->max_bytes) {
+      Drop(segment);
+      return Record::kNone;
+    }
+    tape_->bytes += needed - held;
+    tape_->rows += rows;
+    return Record::kAll;
+  }
+
+  void Drop(Segment<T>& segment) {
+    if (segment.record() == Record::kNone) return;
+    tape_->bytes -= pool_.RecordBytes(segment.length(), Record::kAll);
+    tape_->rows -= segment.length();
+    segment.DropRecords();
+  }
+
+  void FinishSample(Slot<T>& slot, OpenPrompt<T>& open) {
+    const bool taped = slot.segment.record() != Record::kNone;
+    if (!taped) {
+      open.untaped = true;
+      return;
+    }
+    slot.segment.DropPages();
+    auto& group = tape_->groups[static_cast<std::size_t>(slot.group)];
+    group.samples[static_cast<std::size_t>(slot.sample)] = std::move(slot.segment);
+  }
+
+  void FinishPrompt(idx group, OpenPrompt<T>& open) {
+    if (open.prefix.record() == Record::kNone) {
+      open.prefix.Clear();
+      return;
+    }
+    if (!open.untaped) open.prefix.DropPages();
+    tape_->groups[static_cast<std::size_t>(group)].prefix = std::move(open.prefix);
+  }
+
+ private:
+  Tape<T>* tape_;
+  const SegmentPool<T>& pool_;
+};
+
 template <class T>
 void Prefill(Transformer<T>& model, std::span<RolloutGroup> groups,
-             std::vector<OpenPrompt<T>>& prompts, const std::vector<idx>& new_groups) {
+             std::vector<OpenPrompt<T>>& prompts, const std::vector<idx>& new_groups,
+             TapeWriter<T>& tape) {
   std::vector<Run<T>> runs;
   idx rows = 0;
   const auto flush = [&] {
@@ -53,6 +119,7 @@ void Prefill(Transformer<T>& model, std::span<RolloutGroup> groups,
     const auto& prompt = groups[static_cast<std::size_t>(g)].prompt;
     OpenPrompt<T>& open = prompts[static_cast<std::size_t>(g)];
     const idx shared = static_cast<idx>(prompt.size()) - 1;
+    const Record record = tape.Next(open.prefix, shared);
     for (idx at = 0; at < shared;) {
       const idx n = std::min(shared - at, kPrefillRows - rows);
       Run<T> run;
@@ -60,6 +127,7 @@ void Prefill(Transformer<T>& model, std::span<RolloutGroup> groups,
       run.tokens = prompt.data() + at;
       run.count = n;
       run.outputs = false;
+      run.record = record;
       runs.push_back(run);
       at += n;
       rows += n;
@@ -73,7 +141,7 @@ void Prefill(Transformer<T>& model, std::span<RolloutGroup> groups,
 
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
-              const SamplingConfig& config, const TokenCallback& on_token) {
+              const SamplingConfig& config, const TokenCallback& on_token, Tape<T>* tape) {
   const idx vocab = model.config().vocab_size;
   const idx ld = model.ld();
   std::deque<std::pair<idx, idx>> waiting;
@@ -104,6 +172,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       if (config.max_new_tokens > 0) waiting.emplace_back(g, s);
     }
   }
+  TapeWriter<T> writer(tape, model.pool(), groups);
   const idx max_slots = config.slots > 0 ? config.slots : kDefaultSlots;
 
   std::vector<Slot<T>> active;  // in order of (group, sample): samples of a prompt share tiles
@@ -121,7 +190,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       }
       active.push_back({g, s, Segment<T>(&model.pool()), prompt.back(), StreamDecoder(tokenizer)});
     }
-    if (!new_groups.empty()) Prefill(model, groups, prompts, new_groups);
+    if (!new_groups.empty()) Prefill(model, groups, prompts, new_groups, writer);
 
     std::vector<Run<T>> runs;
     for (Slot<T>& slot : active) {
@@ -131,6 +200,10 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       run.prefix = open.prefix.length() > 0 ? &open.prefix : nullptr;
       run.tokens = &slot.next;
       run.count = 1;
+      // A sample is on the tape only where its prompt is.
+      if (run.prefix == nullptr || run.prefix->record() != Record::kNone) {
+        run.record = writer.Next(slot.segment, 1);
+      }
       runs.push_back(run);
     }
     const idx batch = static_cast<idx>(active.size());
@@ -187,7 +260,8 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       }
       if (rollout.finish != FinishReason::kStop) rollout.text += slot.decoder.Flush();
       OpenPrompt<T>& open = prompts[static_cast<std::size_t>(slot.group)];
-      if (--open.unfinished == 0) open.prefix.Clear();
+      writer.FinishSample(slot, open);
+      if (--open.unfinished == 0) writer.FinishPrompt(slot.group, open);
     }
     active = std::move(still_active);
   }
@@ -212,8 +286,8 @@ std::string RolloutDigest(std::span<const RolloutGroup> groups) {
 }
 
 template void Generate<float>(Transformer<float>&, const Tokenizer&, std::span<RolloutGroup>,
-                              const SamplingConfig&, const TokenCallback&);
+                              const SamplingConfig&, const TokenCallback&, Tape<float>*);
 template void Generate<bf16>(Transformer<bf16>&, const Tokenizer&, std::span<RolloutGroup>,
-                             const SamplingConfig&, const TokenCallback&);
+                             const SamplingConfig&, const TokenCallback&, Tape<bf16>*);
 
 }  // namespace opo

@@ -55,6 +55,20 @@ struct SamplingConfig {
 
 inline constexpr idx kDefaultSlots = 256;
 
+// What sampling leaves for the learner: the records of prompts and samples, so that it need not run
+// them forward again (the sampler's activations are the learner's, bit for bit).
+template <class T>
+struct Tape {
+  struct Group {
+    Segment<T> prefix;                // the prompt's shared rows
+    std::vector<Segment<T>> samples;  // not recorded where the budget was spent
+  };
+  idx max_bytes = 0;          // of records
+  std::vector<Group> groups;  // those of the call that filled it
+  idx bytes = 0;              // of records, when sampling ended
+  idx rows = 0;               // recorded, prompts included
+};
+
 // Called for each token as it is sampled (streaming, progress): group, sample, token.
 using TokenCallback = std::function<void(idx group, idx sample, TokenId token)>;
 
@@ -62,10 +76,11 @@ using TokenCallback = std::function<void(idx group, idx sample, TokenId token)>;
 // batching: prompts are prefilled once and shared by their samples, and a finished sample's slot
 // goes to the next one in order. A completion depends on its prompt, key, sample number and the
 // config's seed and step, and on nothing else in the batch. Throws Error(kInput) for an empty
-// prompt or one that leaves no room before `max_position`.
+// prompt or one that leaves no room before `max_position`. `tape`, if there is one, is filled anew.
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
-              const SamplingConfig& config, const TokenCallback& on_token = {});
+              const SamplingConfig& config, const TokenCallback& on_token = {},
+              Tape<T>* tape = nullptr);
 
 // Fills log-probs, entropies and sums of squares of tokens that are there already, at the given
 // temperature: what Generate would have recorded, had it sampled them (bit for bit).

@@ -169,6 +169,10 @@ void VisitFields(Fields& f, RunConfig& c) {
   f.Field("threads", c.threads, "threads; 0: all cores", Range(0, 4096));
   f.Field("memory_mb", c.memory_mb, "memory to stay below, in MiB; 0: chosen from the machine",
           Range(0, kMaxCount));
+  f.Field("tape_mb", c.tape_mb,
+          "of that, for the sampler's activations, which the learner then need not recompute; -1: "
+          "what is left, 0: none",
+          Range(-1, kMaxCount));
   f.Field("isa", c.isa, "instruction set path; empty: the best of this machine");
 }
 

@@ -104,6 +104,7 @@ struct RunConfig {  // [run]
   std::string dir;
   idx threads = 0;
   idx memory_mb = 0;
+  idx tape_mb = -1;
   std::string isa;
 };
 

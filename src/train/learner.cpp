@@ -4,9 +4,11 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <deque>
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "base/rng.h"
 
 namespace opo {
 namespace {
@@ -37,6 +39,8 @@ void LearnResult::Add(const LearnResult& other) {
   logprob_diff_max = std::max(logprob_diff_max, other.logprob_diff_max);
   micro_batches += other.micro_batches;
   rows_forward += other.rows_forward;
+  rows_learned += other.rows_learned;
+  rows_rerun += other.rows_rerun;
 }
 
 std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens) {
@@ -67,8 +71,12 @@ std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens) 
 template <class T>
 struct Learner<T>::OpenGroup {
   idx group = -1;
-  Segment<T> prefix;
+  Segment<T> recomputed;         // the prompt's rows, where they are not on the tape
+  Segment<T>* prefix = nullptr;  // these or the tape's; null where the prompt is one token
   PrefixGrad grad;
+  ~OpenGroup() {
+    if (prefix != nullptr) prefix->Clear();
+  }
 };
 
 // Segments, rows and targets of one micro-batch.
@@ -99,39 +107,66 @@ template <class T>
 Learner<T>::~Learner() = default;
 
 template <class T>
-idx Learner<T>::row_bytes() const {
-  return model_.pool().activations().row_bytes + model_.backward_row_bytes() +
+idx Learner<T>::row_bytes(Record record) const {
+  const idx scratch = model_.backward_row_bytes();
+  if (record == Record::kNone) return scratch;
+  return scratch + model_.pool().activations().row_bytes(record) +
          model_.config().num_layers * ShapeOf(model_.config()).page_size() *
              static_cast<idx>(sizeof(T)) / kKeyBlock;
 }
 
+// How a unit is run, and the bytes that it takes: records in full where they fit, else layer by
+// layer.
+template <class T>
+typename Learner<T>::PlannedUnit Learner<T>::Plan(std::span<const LearnGroup> groups,
+                                                  const Unit& unit, const Tape<T>* tape,
+                                                  idx& bytes) const {
+  const idx rows = RoundUp(unit.sample_rows + unit.prefix_rows, kRowBlock);
+  idx taped = 0;
+  if (const idx g = groups[static_cast<std::size_t>(unit.group)].tape_group;
+      tape != nullptr && g >= 0) {
+    const auto& group = tape->groups[static_cast<std::size_t>(g)];
+    if (group.prefix.record() != Record::kNone) taped += unit.prefix_rows;
+    for (idx s = unit.first_sample; s < unit.first_sample + unit.num_samples; ++s) {
+      const Segment<T>& sample = group.samples[static_cast<std::size_t>(s)];
+      if (sample.record() != Record::kNone) taped += sample.length();
+    }
+  }
+  for (const Record record : {Record::kAll, Record::kResiduals}) {
+    bytes = (rows - taped) * row_bytes(record) + taped * row_bytes(Record::kNone);
+    if (bytes <= config_.memory_bytes) return {unit, record};
+  }
+  Fail(ErrorCode::kUsage,
+       "run.memory_mb: {} rows of one unit need {} MB for learning, {} MB are planned; raise "
+       "run.memory_mb, or lower train.unit_tokens or rollout.max_new_tokens",
+       rows, (bytes >> 20) + 1, config_.memory_bytes >> 20);
+}
+
 template <class T>
 LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFunction& loss,
-                                   float* grad) {
+                                   float* grad, Tape<T>* tape) {
   std::vector<LearnGroup> groups;
   for (const LearnGroup& g : all) {
-    if (HasGradient(g)) groups.push_back(g);
+    if (HasGradient(g)) {
+      groups.push_back(g);
+    } else if (tape != nullptr && g.tape_group >= 0) {
+      tape->groups[static_cast<std::size_t>(g.tape_group)] = {};
+    }
   }
-  const std::vector<Unit> units = CutUnits(groups, config_.unit_tokens);
-  const idx max_rows = config_.memory_bytes / row_bytes();
   LearnResult result;
   lookup_.clear();
   open_.reset();
-  const auto rows_of = [](const Unit& u) {
-    return RoundUp(u.sample_rows + u.prefix_rows, kRowBlock);
-  };
+  std::vector<PlannedUnit> units;
+  std::vector<idx> bytes;
+  for (const Unit& unit : CutUnits(groups, config_.unit_tokens)) {
+    bytes.push_back(0);
+    units.push_back(Plan(groups, unit, tape, bytes.back()));
+  }
   for (std::size_t first = 0; first < units.size();) {
-    idx rows = rows_of(units[first]);
-    if (rows > max_rows) {
-      Fail(ErrorCode::kUsage,
-           "run.memory_mb: {} rows of one unit need {} MB for learning, {} MB are planned; raise "
-           "run.memory_mb, or lower train.unit_tokens or rollout.max_new_tokens",
-           rows, (rows * row_bytes() >> 20) + 1, config_.memory_bytes >> 20);
-    }
+    idx used = bytes[first];
     std::size_t end = first + 1;
-    while (end < units.size() && rows + rows_of(units[end]) <= max_rows)
-      rows += rows_of(units[end++]);
-    RunMicroBatch(groups, std::span(units).subspan(first, end - first), loss, grad, result);
+    while (end < units.size() && used + bytes[end] <= config_.memory_bytes) used += bytes[end++];
+    RunMicroBatch(groups, std::span(units).subspan(first, end - first), loss, grad, tape, result);
     ++result.micro_batches;
     first = end;
   }
@@ -150,44 +185,63 @@ LearnResult Learner<T>::Compare(const RolloutGroup& group) {
   LearnResult result;
   open_.reset();
   for (const Unit& unit : CutUnits(groups, config_.unit_tokens)) {
-    RunMicroBatch(groups, {&unit, 1}, nullptr, nullptr, result);
+    idx bytes = 0;
+    const PlannedUnit planned = Plan(groups, unit, nullptr, bytes);
+    RunMicroBatch(groups, {&planned, 1}, nullptr, nullptr, nullptr, result);
   }
   return result;
 }
 
 template <class T>
-void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups, std::span<const Unit> units,
-                               const LossFunction& loss, float* grad, LearnResult& result) {
+void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
+                               std::span<const PlannedUnit> units, const LossFunction& loss,
+                               float* grad, Tape<T>* tape, LearnResult& result) {
   const ModelConfig& model = model_.config();
   const idx kv_width = model.num_kv_heads * model.head_dim;
   MicroBatch micro;
   std::size_t num_segments = 0;
-  for (const Unit& unit : units) num_segments += static_cast<std::size_t>(unit.num_samples);
+  for (const PlannedUnit& u : units) num_segments += static_cast<std::size_t>(u.unit.num_samples);
   micro.segments.reserve(num_segments);
   micro.inputs.reserve(num_segments);
+  std::vector<Segment<T>*> taped_samples;
+  const auto run_forward = [&](Segment<T>* segment, const Segment<T>* prefix, const TokenId* tokens,
+                               idx count, Record record) {
+    Run<T> run;
+    run.segment = segment;
+    run.prefix = prefix;
+    run.tokens = tokens;
+    run.count = count;
+    run.record = record;
+    micro.runs.push_back(run);
+    result.rows_forward += count;
+    if (record == Record::kResiduals) result.rows_rerun += count;
+  };
 
-  for (const Unit& unit : units) {
+  for (const auto& [unit, record] : units) {
     const LearnGroup& learn = groups[static_cast<std::size_t>(unit.group)];
     const RolloutGroup& group = *learn.group;
+    typename Tape<T>::Group* taped = nullptr;
+    if (tape != nullptr && learn.tape_group >= 0) {
+      taped = &tape->groups[static_cast<std::size_t>(learn.tape_group)];
+    }
     if (open_ == nullptr || open_->group != unit.group) {
       open_ = std::make_unique<OpenGroup>();
       open_->group = unit.group;
-      open_->prefix = Segment<T>(&model_.pool());
       if (unit.prefix_rows > 0) {
         open_->grad.length = unit.prefix_rows;
         open_->grad.dk = Buffer<float>(model.num_layers * unit.prefix_rows * kv_width);
         open_->grad.dv = Buffer<float>(model.num_layers * unit.prefix_rows * kv_width);
-        Run<T> run;
-        run.segment = &open_->prefix;
-        run.tokens = group.prompt.data();
-        run.count = unit.prefix_rows;
-        run.record = true;
-        run.outputs = false;
-        micro.runs.push_back(run);
-        result.rows_forward += run.count;
+        if (taped != nullptr && taped->prefix.record() != Record::kNone) {
+          open_->prefix = &taped->prefix;
+        } else {
+          open_->recomputed = Segment<T>(&model_.pool());
+          open_->prefix = &open_->recomputed;
+          run_forward(open_->prefix, nullptr, group.prompt.data(), unit.prefix_rows, record);
+          micro.runs.back().outputs = false;
+        }
       }
     }
-    const Segment<T>* prefix = unit.prefix_rows > 0 ? &open_->prefix : nullptr;
+    Segment<T>* prefix = open_->prefix;
     PrefixGrad* prefix_grad = unit.prefix_rows > 0 ? &open_->grad : nullptr;
     for (idx s = unit.first_sample; s < unit.first_sample + unit.num_samples; ++s) {
       const Rollout& rollout = group.rollouts[static_cast<std::size_t>(s)];
@@ -195,25 +249,27 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups, std::span<con
       micro.inputs.push_back({group.prompt.back()});
       auto& input = micro.inputs.back();
       input.insert(input.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
-      micro.segments.emplace_back(&model_.pool());
-      const Segment<T>* segment = &micro.segments.back();
-      Run<T> run;
-      run.segment = &micro.segments.back();
-      run.prefix = prefix;
-      run.tokens = input.data();
-      run.count = static_cast<idx>(input.size());
-      run.record = true;
-      micro.runs.push_back(run);
-      result.rows_forward += run.count;
+      const idx count = static_cast<idx>(input.size());
+      Segment<T>* segment =
+          taped == nullptr ? nullptr : &taped->samples[static_cast<std::size_t>(s)];
+      if (segment != nullptr && segment->record() != Record::kNone) {
+        OPO_CHECK(segment->length() == count);
+        taped_samples.push_back(segment);
+      } else {
+        micro.segments.emplace_back(&model_.pool());
+        segment = &micro.segments.back();
+        run_forward(segment, prefix, input.data(), count, record);
+      }
       micro.grad_runs.push_back(
           {segment, prefix, prefix_grad, false, static_cast<idx>(micro.rows.size())});
-      for (idx r = 0; r < run.count; ++r) {
+      for (idx r = 0; r < count; ++r) {
         micro.head_rows.push_back({segment, r});
         micro.targets.push_back({&rollout, r, learn.weights[static_cast<std::size_t>(s)],
                                  static_cast<idx>(micro.rows.size())});
         micro.rows.push_back({segment, r});
         micro.row_tokens.push_back(input[static_cast<std::size_t>(r)]);
       }
+      result.rows_learned += count;
     }
     while (micro.head_rows.size() % kRowBlock != 0) {
       micro.head_rows.push_back({});
@@ -226,6 +282,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups, std::span<con
         micro.rows.push_back({prefix, r});
         micro.row_tokens.push_back(group.prompt[static_cast<std::size_t>(r)]);
       }
+      result.rows_learned += unit.prefix_rows;
     }
     while (micro.rows.size() % kRowBlock != 0) {
       micro.rows.push_back({});
@@ -239,6 +296,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups, std::span<con
   if (grad == nullptr) return;
   model_.Backward(dresidual_.data(), micro.rows, micro.grad_runs, layout_, grad);
   AddLookup(micro.row_tokens, micro.rows);
+  for (Segment<T>* sample : taped_samples) sample->Clear();
 }
 
 template <class T>
@@ -336,6 +394,103 @@ void Learner<T>::AddLookup(std::span<const TokenId> tokens, std::span<const Grad
     const float* dx = dresidual_.data() + static_cast<idx>(r) * model_.ld();
     for (std::size_t i = 0; i < d; ++i) sum[i] += dx[i];
   }
+}
+
+template <class T>
+typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGroup> groups,
+                                                       const Tape<T>& tape, std::uint64_t seed,
+                                                       std::uint64_t step, idx max_rows) {
+  // The taped segments in a seeded order.
+  constexpr std::size_t kPrompt = ~std::size_t{0};  // instead of a sample: the prompt's rows
+  struct Candidate {
+    std::uint64_t rank;
+    std::size_t group, sample;
+    const Segment<T>* taped;
+  };
+  std::vector<Candidate> candidates;
+  const auto offer = [&](std::size_t g, std::size_t s, const Segment<T>& taped) {
+    if (taped.record() == Record::kNone) return;
+    const auto bits =
+        Philox4x32({static_cast<std::uint32_t>(g), static_cast<std::uint32_t>(s),
+                    static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32)},
+                   {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+    candidates.push_back({(std::uint64_t{bits[0]} << 32) | bits[1], g, s, &taped});
+  };
+  for (std::size_t g = 0; g < tape.groups.size(); ++g) {
+    offer(g, kPrompt, tape.groups[g].prefix);
+    for (std::size_t s = 0; s < tape.groups[g].samples.size(); ++s) {
+      offer(g, s, tape.groups[g].samples[s]);
+    }
+  }
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.rank < b.rank; });
+
+  // A window of each, as long as rows are left: it begins at a block of records, anywhere.
+  struct Window {
+    const Segment<T>* taped;
+    Segment<T>* again;
+    idx first;
+  };
+  std::deque<Segment<T>> segments;
+  std::map<std::size_t, Segment<T>*> prefixes;  // by group
+  std::deque<std::vector<TokenId>> inputs;
+  std::vector<Run<T>> runs;
+  std::vector<Window> windows;
+  for (const Candidate& c : candidates) {
+    if (max_rows <= 0) break;
+    const RolloutGroup& group = groups[c.group];
+    const idx length = c.taped->length();
+    const idx count = std::min(length, max_rows);
+    const idx places = (length - count) / kActivationRows + 1;
+    const idx first =
+        static_cast<idx>(c.rank % static_cast<std::uint64_t>(places)) * kActivationRows;
+    max_rows -= count;
+    Run<T> run;
+    if (c.sample == kPrompt) {
+      inputs.emplace_back(group.prompt.begin(), group.prompt.end() - 1);
+      run.outputs = false;
+    } else {
+      const auto& tokens = group.rollouts[c.sample].tokens;
+      inputs.push_back({group.prompt.back()});
+      inputs.back().insert(inputs.back().end(), tokens.begin(), tokens.end() - 1);
+      const Segment<T>& taped_prefix = tape.groups[c.group].prefix;
+      if (taped_prefix.length() > 0) {
+        Segment<T>*& prefix = prefixes[c.group];
+        if (prefix == nullptr) {
+          prefix = &segments.emplace_back(&model_.pool());
+          model_.RestoreKeys(*prefix, taped_prefix, taped_prefix.length());
+        }
+        run.prefix = prefix;
+      }
+    }
+    run.segment = &segments.emplace_back(&model_.pool());
+    if (first > 0) model_.RestoreKeys(*run.segment, *c.taped, first);
+    run.tokens = inputs.back().data() + first;
+    run.count = count;
+    run.record = Record::kAll;
+    runs.push_back(run);
+    windows.push_back({c.taped, run.segment, first});
+  }
+  model_.Forward(runs, nullptr);
+
+  RecheckResult result;
+  const ActivationLayout<T>& at = model_.pool().activations();
+  const idx num_layers = model_.config().num_layers;
+  for (std::size_t i = 0; i < windows.size(); ++i) {
+    const auto& [taped, again, first] = windows[i];
+    const bool outputs = runs[i].outputs;
+    const auto kept = static_cast<std::size_t>(outputs ? at.kept_bytes : at.final);
+    // In the last layer a prompt's rows end at K and V; q is written and never read.
+    const idx rest_layers = outputs ? num_layers : num_layers - 1;
+    for (idx r = first; r < again->length(); ++r, ++result.rows) {
+      const bool same =
+          std::memcmp(taped->Kept(r, 0), again->Kept(r, 0), kept) == 0 &&
+          std::memcmp(taped->Rest(r, 0), again->Rest(r, 0),
+                      static_cast<std::size_t>(rest_layers * at.rest_layer_bytes)) == 0;
+      result.mismatched += same ? 0 : 1;
+    }
+  }
+  return result;
 }
 
 template class Learner<float>;

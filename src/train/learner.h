@@ -1,5 +1,7 @@
-// The learner: rollouts and their advantages to a gradient. It recomputes every learned row with
-// the sampler's own forward pass and compares the log-probs bit for bit (E1).
+// The learner: rollouts and their advantages to a gradient. What the sampler left on the tape is
+// taken from there, the other rows are recomputed with the sampler's own forward pass; the
+// log-probs of all are compared bit for bit (E1), and a seeded part of the taped rows is recomputed
+// as well.
 //
 // Units and micro-batches (the reason why any memory plan gives the same bits, E6):
 // - A unit is a run of consecutive samples of one group, cut by their lengths and unit_tokens
@@ -7,7 +9,8 @@
 //   the prompt's shared rows end the group's last unit. Each unit's rows are padded to a multiple
 //   of 32 with zeros, and every sum over rows is one f32 chain over these rows in order.
 // - A micro-batch is any run of units that fits the memory budget. The chains go on from one to the
-//   next through memory, so where the cut falls changes nothing.
+//   next through memory, so where the cut falls changes nothing. A unit that does not fit alone
+//   keeps its layers' inputs only, and each layer is run forward again when its turn comes.
 #pragma once
 
 #include <functional>
@@ -40,7 +43,9 @@ struct LearnResult {
   idx mismatched_tokens = 0;
   double logprob_diff_max = 0;
   idx micro_batches = 0;
-  idx rows_forward = 0;  // prompt rows and sample rows that were recomputed
+  idx rows_forward = 0;  // prompt rows and sample rows that were run forward again
+  idx rows_learned = 0;  // all rows of the backward pass
+  idx rows_rerun = 0;    // of those: run forward a second time, layer by layer
   void Add(const LearnResult& other);
 };
 
@@ -48,6 +53,7 @@ struct LearnResult {
 struct LearnGroup {
   const RolloutGroup* group = nullptr;
   std::vector<double> weights;
+  idx tape_group = -1;  // its place on the tape; -1: it is not there
 };
 
 // The units that a list of groups is cut into. Public for plans and tests.
@@ -60,6 +66,9 @@ struct Unit {
 };
 std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens);
 
+// How many of a step's taped rows are recomputed to prove the tape: under 2% of the step's work.
+inline idx RecheckRows(idx taped_rows) { return taped_rows == 0 ? 0 : 32 + taped_rows / 64; }
+
 template <class T>
 class Learner {
  public:
@@ -67,21 +76,39 @@ class Learner {
   ~Learner();
 
   // Adds to `grad` (a slab) the gradient of sum over tokens of weight * loss. Groups without any
-  // gradient are skipped. Throws Error(kUsage) where one unit exceeds the memory budget, saying how
-  // much it needs.
-  LearnResult Accumulate(std::span<const LearnGroup> groups, const LossFunction& loss, float* grad);
+  // gradient are skipped. The groups' part of the tape is used up. Throws Error(kUsage) where one
+  // unit exceeds the memory budget even layer by layer, saying how much it needs.
+  LearnResult Accumulate(std::span<const LearnGroup> groups, const LossFunction& loss, float* grad,
+                         Tape<T>* tape = nullptr);
 
   // E1 alone, without a gradient: recomputes the group's rows and compares.
   LearnResult Compare(const RolloutGroup& group);
 
-  // Bytes that one row of a micro-batch takes, activations and scratch.
-  idx row_bytes() const;
+  // Recomputes `max_rows` rows of the tape (all, if it has fewer) and compares every bit of their
+  // records. Which ones, (seed, step) decides: windows of prompts and samples; the keys and values
+  // of the rows before a window are the tape's own.
+  struct RecheckResult {
+    idx rows = 0, mismatched = 0;
+  };
+  RecheckResult Recheck(std::span<const RolloutGroup> groups, const Tape<T>& tape,
+                        std::uint64_t seed, std::uint64_t step, idx max_rows);
+
+  // Bytes that one row of a micro-batch takes: scratch of the backward pass, and, where it is not
+  // on the tape, its record and its share of a KV page.
+  idx row_bytes(Record record = Record::kAll) const;
 
  private:
   struct OpenGroup;
   struct MicroBatch;
-  void RunMicroBatch(std::span<const LearnGroup> groups, std::span<const Unit> units,
-                     const LossFunction& loss, float* grad, LearnResult& result);
+  // A unit, and how its rows that are not on the tape are recorded.
+  struct PlannedUnit {
+    Unit unit;
+    Record record;
+  };
+  PlannedUnit Plan(std::span<const LearnGroup> groups, const Unit& unit, const Tape<T>* tape,
+                   idx& bytes) const;
+  void RunMicroBatch(std::span<const LearnGroup> groups, std::span<const PlannedUnit> units,
+                     const LossFunction& loss, float* grad, Tape<T>* tape, LearnResult& result);
   void Head(std::span<const LearnGroup> groups, MicroBatch& micro, const LossFunction* loss,
             float* grad, LearnResult& result);
   void AddLookup(std::span<const TokenId> tokens, std::span<const GradRow<T>> rows);

@@ -11,9 +11,9 @@
 namespace opo {
 namespace {
 
-constexpr idx kMaxMicroBatch = idx{1} << 30;
-constexpr idx kHeadChunkRows = 512;    // of the learner (train/learner.cpp)
-constexpr idx kSampleChunkRows = 128;  // of the sampler (rollout/generate.cpp)
+constexpr idx kMaxMicroBatch = idx{1} << 30;  // larger ones are not faster
+constexpr idx kHeadChunkRows = 512;           // of the learner (train/learner.cpp)
+constexpr idx kSampleChunkRows = 128;         // of the sampler (rollout/generate.cpp)
 
 idx Packed(idx n, idx k, idx bytes) { return (PackedSize(n, k) + PackedSize(k, n)) * bytes; }
 
@@ -52,16 +52,32 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
 
   const ActivationLayout<T> activations(m);
   // As Learner::row_bytes: the record, a backward pass's scratch, the row's share of a KV page.
-  const idx backward_row =
+  const idx scratch =
       (4 * d + 6 * f + 4 * f + 4 * q + 3 * kv + 2 * f) * kBytes + (2 * d + 2 * q + 4 * kv) * 4;
-  plan.row_bytes = activations.row_bytes + backward_row + page / kKeyBlock;
-  plan.unit_rows = RoundUp(
-      std::max(config.train.unit_tokens, config.rollout.max_new_tokens) + prompt_tokens, kRowBlock);
+  plan.tape_row_bytes = activations.row_bytes(Record::kAll);
+  plan.row_bytes = plan.tape_row_bytes + scratch + page / kKeyBlock;
+  plan.least_rows = RoundUp(prompt_tokens + config.rollout.max_new_tokens, kRowBlock);
   plan.budget =
       config.run.memory_mb > 0 ? config.run.memory_mb << 20 : AvailableMemoryBytes() / 10 * 7;
-  const idx rest = plan.budget - plan.total();
-  plan.micro_batch = std::clamp<idx>(rest, 0, kMaxMicroBatch);
+  const idx rest = std::max<idx>(0, plan.budget - plan.total());
+  // The longest step, all of it on the tape; a micro-batch is then scratch alone, and may be small.
+  const idx step_rows = samples * config.rollout.max_new_tokens +
+                        config.rollout.prompts * std::max<idx>(0, prompt_tokens - 1);
+  plan.tape = config.run.tape_mb >= 0
+                  ? config.run.tape_mb << 20
+                  : std::clamp<idx>(rest - kMaxMicroBatch / 2, 0, step_rows * plan.tape_row_bytes);
+  plan.micro_batch = std::clamp<idx>(rest - plan.tape, 0, kMaxMicroBatch);
   plan.micro_batch_rows = plan.micro_batch / plan.row_bytes;
+  const idx least = plan.least_rows * (plan.row_bytes - plan.tape_row_bytes +
+                                       activations.row_bytes(Record::kResiduals));
+  if (plan.micro_batch < least) {
+    const idx need = plan.total() - plan.micro_batch + least;
+    Fail(ErrorCode::kUsage,
+         "run.memory_mb: {} MB cannot hold this run; the least is {} MB (weights {} MB, optimizer "
+         "{} MB, gradient {} MB, packed weights {} MB, tape {} MB, one sample of {} rows {} MB)",
+         plan.budget >> 20, (need >> 20) + 1, plan.weights >> 20, plan.optimizer >> 20,
+         plan.gradient >> 20, plan.packed >> 20, plan.tape >> 20, plan.least_rows, least >> 20);
+  }
   return plan;
 }
 
@@ -88,24 +104,8 @@ ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) 
 }
 
 MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens) {
-  const MemoryPlan plan = config.model.dtype == "f32" ? PlanFor<float>(config, model, prompt_tokens)
-                                                      : PlanFor<bf16>(config, model, prompt_tokens);
-  // A unit is as long as its samples turn out; what surely does not fit is refused here.
-  const idx least = RoundUp(prompt_tokens + config.rollout.max_new_tokens, kRowBlock);
-  if (plan.micro_batch_rows < least) {
-    const idx need = plan.total() - plan.micro_batch + least * plan.row_bytes;
-    Fail(ErrorCode::kUsage,
-         "run.memory_mb: {} MB cannot hold this run; the least is {} MB (weights {} MB, optimizer "
-         "{} MB, "
-         "gradient {} MB, packed weights {} MB, one sample of {} rows {} MB)",
-         plan.budget >> 20, (need >> 20) + 1, plan.weights >> 20, plan.optimizer >> 20,
-         plan.gradient >> 20, plan.packed >> 20, least, (least * plan.row_bytes) >> 20);
-  }
-  return plan;
-}
-
-idx MicroBatchBytes(const TrainConfig& config, const ModelConfig& model) {
-  return PlanMemory(config, model, std::min<idx>(config.data.prompt_limit, 64)).micro_batch;
+  return config.model.dtype == "f32" ? PlanFor<float>(config, model, prompt_tokens)
+                                     : PlanFor<bf16>(config, model, prompt_tokens);
 }
 
 }  // namespace opo

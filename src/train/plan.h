@@ -18,21 +18,20 @@ struct MemoryPlan {
   idx packed = 0;       // what the kernels read: both directions, embedding, a frozen reference
   idx head = 0;         // logits of one chunk of rows, their gradient and its transpose
   idx rollout = 0;      // KV pages and scratch of the samples decoded at once
+  idx tape = 0;         // the sampler's activations, kept for the learner
   idx micro_batch = 0;  // activations and scratch of one micro-batch of the learner
   idx total() const {
-    return weights + optimizer + gradient + packed + head + rollout + micro_batch;
+    return weights + optimizer + gradient + packed + head + rollout + tape + micro_batch;
   }
-  idx row_bytes = 0;         // of one row of a micro-batch
-  idx micro_batch_rows = 0;  // rows that fit
-  idx unit_rows = 0;         // the most rows that one unit can have
+  idx row_bytes = 0;         // of one row of a micro-batch that is not on the tape
+  idx micro_batch_rows = 0;  // such rows that fit
+  idx tape_row_bytes = 0;    // of one row on the tape
+  idx least_rows = 0;        // of a sample and its prompt: what a micro-batch must hold
   idx budget = 0;            // run.memory_mb, or what was chosen from the machine
 };
 
-// Throws Error(kUsage) where the budget cannot hold one unit, saying what would.
+// For prompts of `prompt_tokens`. Throws Error(kUsage) where the budget cannot hold one sample,
+// even layer by layer, saying what would.
 MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens);
-
-// The share of the learner's micro-batches in a plan whose prompts are as long as data.prompt_limit
-// allows at the most; never more than 1 GiB: larger ones are not faster.
-idx MicroBatchBytes(const TrainConfig& config, const ModelConfig& model);
 
 }  // namespace opo

@@ -13,7 +13,8 @@ StepWork WorkOf(std::span<const RolloutGroup> groups, const LearnResult& learned
     for (const Rollout& rollout : group.rollouts) work.tokens_sampled += rollout.length();
   }
   work.rows_sampled += work.tokens_sampled;
-  work.rows_recomputed = work.rows_learned = learned.rows_forward;
+  work.rows_recomputed = learned.rows_forward + learned.rows_rerun;
+  work.rows_learned = learned.rows_learned;
   work.tokens_learned = learned.tokens;
   return work;
 }

@@ -71,7 +71,11 @@ class Trainer {
     model_ = std::make_unique<Transformer<T>>(*packed_);
     LearnerConfig learner_config;
     learner_config.unit_tokens = config_.train.unit_tokens;
-    learner_config.memory_bytes = MicroBatchBytes(config_, weights_.config);
+    // What prompts will be like is not known yet: as long as they may be, up to a usual length.
+    const MemoryPlan plan =
+        PlanMemory(config_, weights_.config, std::min<idx>(config_.data.prompt_limit, 64));
+    learner_config.memory_bytes = plan.micro_batch;
+    tape_.max_bytes = plan.tape;
     learner_config.inv_temperature = Sampling(0).inv_temperature();
     learner_ = std::make_unique<Learner<T>>(*model_, weights_.layout, learner_config);
     grad_ = Buffer<float>(weights_.layout.size);
@@ -349,7 +353,7 @@ class Trainer {
     std::vector<std::vector<LearnGroup>> shards(static_cast<std::size_t>(config_.train.shards));
     std::size_t at = 0;
     for (std::size_t g = first; g < last; ++g) {
-      LearnGroup learn{&groups[g], {}};
+      LearnGroup learn{&groups[g], {}, update == 0 ? static_cast<idx>(g) : -1};
       for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s)
         learn.weights.push_back(weights[at++]);
       shards[(g - first) % shards.size()].push_back(std::move(learn));
@@ -358,11 +362,12 @@ class Trainer {
     ShardTree tree(weights_.layout.size);
     ZeroSlab(grad_);
     for (const auto& shard : shards) {
-      sum.Add(learner_->Accumulate(shard, loss, grad_.data()));
+      sum.Add(learner_->Accumulate(shard, loss, grad_.data(), &tape_));
       if (shards.size() > 1) tree.Push(grad_);
     }
     if (shards.size() > 1) tree.Join(grad_);
 
+    tape_.groups.clear();  // the weights change now
     // E1 speaks of the batch's first update: the later ones are off policy by design.
     if (update == 0) {
       if (sum.compared_tokens == 0) {
@@ -410,8 +415,9 @@ class Trainer {
     std::vector<RolloutGroup> groups = DrawPrompts(step);
     metrics["training/epoch"] = static_cast<double>((step - 1) * config_.rollout.prompts) /
                                 static_cast<double>(train_problems_.size());
-    Generate(*model_, tokenizer_, groups, Sampling(step));
+    Generate(*model_, tokenizer_, groups, Sampling(step), {}, &tape_);
     const double gen_end = Seconds();
+    Recheck(step, groups, metrics);
     ScoreAll(groups, metrics);
     const double reward_end = Seconds();
     SetAdvantages(groups, metrics);
@@ -474,6 +480,24 @@ class Trainer {
     return metrics;
   }
 
+  // The tape's part of E1: what is on it is what the learner would compute.
+  void Recheck(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
+    const double start = Seconds();
+    const auto result =
+        learner_->Recheck(groups, tape_, config_.train.seed, static_cast<std::uint64_t>(step),
+                          RecheckRows(tape_.rows));
+    metrics["exact/taped_rows"] = tape_.rows;
+    metrics["exact/rechecked_rows"] = result.rows;
+    metrics["exact/mismatched_rows"] = result.mismatched;
+    metrics["timing_s/recheck"] = Seconds() - start;
+    if (result.mismatched == 0) return;
+    Fail(ErrorCode::kExactness,
+         "step {}: {} of {} rows of the tape differ from what the learner computes: the exactness "
+         "contract is broken; the weights were not changed. run.tape_mb = 0 does without the tape; "
+         "`opo doctor` checks this machine",
+         step, result.mismatched, result.rows);
+  }
+
   void KlToStart(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
     if (config_.monitor.kl_every <= 0 || step % config_.monitor.kl_every != 0) return;
     std::vector<RolloutGroup> scored = groups;
@@ -529,6 +553,7 @@ class Trainer {
   std::unique_ptr<PackedWeights<T>> packed_, reference_;
   std::unique_ptr<Transformer<T>> model_, reference_model_;
   std::unique_ptr<Learner<T>> learner_;
+  Tape<T> tape_;
   std::unique_ptr<RunLog> log_;
   Buffer<float> grad_;
   std::string initial_digest_;

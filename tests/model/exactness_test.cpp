@@ -125,7 +125,7 @@ void CheckRecording() {
   plain.InPieces({kAnswer});
   Answer<T> recorded;
   Run<T> run = recorded.Next(kAnswer);
-  run.record = true;
+  run.record = Record::kAll;
   recorded.tiny.model.Forward({&run, 1}, recorded.hidden.data());
   EXPECT_TRUE(SameBits(plain.hidden, recorded.hidden));
 }

@@ -19,14 +19,13 @@ TokenLoss OnPolicy(double, double, double advantage) { return PolicyGradientLoss
 
 // Rollouts of the tiny model, with advantages of both signs; the second group has none.
 template <class T>
-std::vector<RolloutGroup> Rollouts() {
-  TinyModel<T> tiny(TinyWeights());
+std::vector<RolloutGroup> Rollouts(TinyModel<T>& tiny, Tape<T>* tape = nullptr) {
   auto groups = MakeGroups({33, 5, 1, 70, 2}, 5, 259);
   SamplingConfig config;
   config.temperature = kTemperature;
   config.max_new_tokens = 110;
   const Tokenizer tokenizer = Tokenizer::Bytes();
-  Generate(tiny.model, tokenizer, std::span<RolloutGroup>(groups), config);
+  Generate(tiny.model, tokenizer, std::span<RolloutGroup>(groups), config, {}, tape);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     for (std::size_t s = 0; s < 5; ++s) {
       groups[g].rollouts[s].advantage =
@@ -34,6 +33,12 @@ std::vector<RolloutGroup> Rollouts() {
     }
   }
   return groups;
+}
+
+template <class T>
+std::vector<RolloutGroup> Rollouts() {
+  TinyModel<T> tiny(TinyWeights());
+  return Rollouts(tiny);
 }
 
 std::vector<LearnGroup> WithWeights(const std::vector<RolloutGroup>& groups) {
@@ -67,16 +72,17 @@ Learned Learn(const std::vector<RolloutGroup>& groups, const LearnerConfig& conf
   return out;
 }
 
-// Bytes of a budget that holds the largest unit and nothing more.
+// Bytes of a budget that holds the largest unit, recorded so, and nothing more.
 template <class T>
-idx LeastMemory(const std::vector<RolloutGroup>& groups, idx unit_tokens) {
+idx LeastMemory(const std::vector<RolloutGroup>& groups, idx unit_tokens,
+                Record record = Record::kAll) {
   TinyModel<T> tiny(TinyWeights(), true);
   const Learner<T> learner(tiny.model, TinyWeights().layout, Config(unit_tokens));
   idx rows = 0;
   for (const Unit& unit : CutUnits(WithWeights(groups), unit_tokens)) {
     rows = std::max(rows, RoundUp(unit.sample_rows + unit.prefix_rows, kRowBlock));
   }
-  return rows * learner.row_bytes();
+  return rows * learner.row_bytes(record);
 }
 
 double Norm(const Buffer<float>& x) {
@@ -198,9 +204,109 @@ TYPED_TEST(LearnerExactness, TheMemoryBudgetChangesNoBitOfTheGradient) {
   EXPECT_GT(most, static_cast<idx>(learned.size())) << "no group was cut between micro-batches";
 }
 
+// Where a unit does not fit, its layers are run forward a second time.
+TYPED_TEST(LearnerExactness, RecomputeLayerByLayerChangesNoBitOfTheGradient) {
+  LearnerConfig config = Config(200);
+  const Learned all = Learn<TypeParam>(this->groups(), config);
+  EXPECT_EQ(all.result.rows_rerun, 0);
+  const idx least = LeastMemory<TypeParam>(this->groups(), 200, Record::kResiduals);
+  const idx full = LeastMemory<TypeParam>(this->groups(), 200);
+  EXPECT_LT(least, full);
+  for (const idx bytes : {least, (least + full) / 2, full - 1}) {
+    config.memory_bytes = bytes;
+    const Learned part = Learn<TypeParam>(this->groups(), config);
+    EXPECT_GT(part.result.rows_rerun, 0);
+    EXPECT_EQ(part.result.mismatched_tokens, 0);
+    EXPECT_TRUE(SameBits(all.grad, part.grad)) << part.result.rows_rerun << " rows run again";
+  }
+}
+
+// E6, the tape: whatever of it there was room for, and whatever the budget of the rest.
+TYPED_TEST(LearnerExactness, TheTapeChangesNoBitOfTheGradient) {
+  using T = TypeParam;
+  const Weights& weights = TinyWeights();
+  const Learned want = Learn<T>(this->groups(), Config(200));
+  const idx least = LeastMemory<T>(this->groups(), 200, Record::kResiduals);
+  idx all_bytes = 0;
+  for (const double share : {1.0, 0.0, 0.02, 0.3, 0.6, 0.9}) {
+    for (const idx memory : {idx{1} << 30, least}) {
+      TinyModel<T> tiny(weights, true);
+      Tape<T> tape;
+      tape.max_bytes = share == 1.0 ? idx{1} << 40 : static_cast<idx>(share * all_bytes);
+      const auto groups = Rollouts(tiny, &tape);
+      ASSERT_EQ(RolloutDigest(groups), RolloutDigest(this->groups()));
+      if (share == 1.0) all_bytes = tape.bytes;
+      EXPECT_LE(tape.bytes, tape.max_bytes);
+      idx rows = 0;
+      for (const RolloutGroup& g : groups) {
+        rows += static_cast<idx>(g.prompt.size()) - 1;
+        for (const Rollout& r : g.rollouts) rows += r.length();
+      }
+      if (share == 1.0) {
+        EXPECT_EQ(tape.rows, rows);
+      }
+      if (share >= 0.3) {
+        EXPECT_GT(tape.rows, static_cast<idx>(0.5 * share * rows));
+      }
+
+      LearnerConfig config = Config(200);
+      config.memory_bytes = memory;
+      Learner<T> learner(tiny.model, weights.layout, config);
+      const auto check = learner.Recheck(groups, tape, 1, 1, idx{1} << 40);
+      EXPECT_EQ(check.rows, tape.rows) << "all rows were asked for";
+      EXPECT_EQ(check.mismatched, 0);
+      auto learn = WithWeights(groups);
+      for (std::size_t g = 0; g < learn.size(); ++g) learn[g].tape_group = static_cast<idx>(g);
+      Buffer<float> grad(weights.layout.size);
+      const LearnResult result = learner.Accumulate(learn, OnPolicy, grad.data(), &tape);
+      EXPECT_TRUE(SameBits(want.grad, grad)) << "share " << share << ", " << memory << " bytes";
+      EXPECT_EQ(result.loss, want.result.loss);
+      EXPECT_EQ(result.compared_tokens, want.result.compared_tokens);
+      EXPECT_EQ(result.mismatched_tokens, 0);
+      EXPECT_EQ(result.rows_learned, want.result.rows_learned);
+      if (share == 1.0) {
+        EXPECT_EQ(result.rows_forward, 0);
+      }
+      if (share == 0.0) {
+        EXPECT_EQ(result.rows_forward, want.result.rows_forward);
+      }
+    }
+  }
+}
+
+// Windows of samples too long for the recheck, and its control: one bit of one record.
+TYPED_TEST(LearnerExactness, TheRecheckSeesOneBitOfTheTape) {
+  using T = TypeParam;
+  const Weights& weights = TinyWeights();
+  TinyModel<T> tiny(weights, true);
+  Tape<T> tape;
+  tape.max_bytes = idx{1} << 40;
+  const auto groups = Rollouts(tiny, &tape);
+  Learner<T> learner(tiny.model, weights.layout, Config(200));
+  for (std::uint64_t step = 0; step < 40; ++step) {
+    const auto window = learner.Recheck(groups, tape, 7, step, 20);
+    EXPECT_EQ(window.mismatched, 0);
+    EXPECT_EQ(window.rows, 20);
+  }
+  const auto flip = [](std::byte* at) { *at ^= std::byte{1}; };
+  const auto mismatched = [&] {
+    return learner.Recheck(groups, tape, 7, 1, idx{1} << 40).mismatched;
+  };
+  const ActivationLayout<T>& at = tiny.model.pool().activations();
+  for (std::byte* byte :
+       {tape.groups[3].samples[2].Rest(17, 1) + at.gate_up,
+        tape.groups[3].samples[2].Rest(17, 0) + at.lse, tape.groups[3].prefix.Rest(30, 0) + at.mid,
+        tape.groups[0].samples[4].Kept(0, 0) + at.final}) {
+    flip(byte);
+    EXPECT_EQ(mismatched(), 1);
+    flip(byte);
+  }
+  EXPECT_EQ(mismatched(), 0);
+}
+
 TYPED_TEST(LearnerExactness, ABudgetBelowOneUnitIsAUsageError) {
   LearnerConfig config = Config(200);
-  config.memory_bytes = LeastMemory<TypeParam>(this->groups(), 200) - 1;
+  config.memory_bytes = LeastMemory<TypeParam>(this->groups(), 200, Record::kResiduals) - 1;
   try {
     Learn<TypeParam>(this->groups(), config);
     FAIL() << "no error";
@@ -224,10 +330,11 @@ TYPED_TEST(LearnerExactness, AnotherOrderOfRowsIsNoticed) {
 }
 
 // Units cut elsewhere move the zero rows between them. A chain that takes rows one by one does not
-// notice zeros; vdpbf16ps takes them in pairs, and there the bits must differ: this is why
-// unit_tokens belongs to the manifest.
+// notice zeros; vdpbf16ps takes them in pairs, tiles in blocks of 32, and there the bits must
+// differ: this is why unit_tokens belongs to the manifest.
 TYPED_TEST(LearnerExactness, OtherUnitsAreNoticedWhereRowsAreSummedInPairs) {
-  const bool pairs = sizeof(TypeParam) == 2 && ActiveKernels().name == "avx512bf16";
+  const std::string_view path = ActiveKernels().name;
+  const bool pairs = sizeof(TypeParam) == 2 && (path == "avx512bf16" || path == "amx");
   const Learned one = Learn<TypeParam>(this->groups(), Config(200));
   const Learned other = Learn<TypeParam>(this->groups(), Config(64));
   if (pairs) {
