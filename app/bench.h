@@ -22,6 +22,7 @@ struct BenchArguments {
   idx prompt_tokens = 0;
   idx prompts = 16, samples = 8, max_new_tokens = 64;
   bool ignore_eos = false;
+  idx tape_mb = -1, micro_batch_mb = 0;
 };
 
 // What every object starts with: the instruction-set path, the threads, the peer (null: none).

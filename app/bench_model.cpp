@@ -5,6 +5,7 @@
 #include "app/bench.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/parallel.h"
 #include "base/rng.h"
 #include "train/floor.h"
 #include "train/learner.h"
@@ -149,66 +150,154 @@ void BenchDecode(const BenchArguments& args) {
   if (args.json) PrintJsonLine(out);
 }
 
+namespace {
+
+// A training step, piece by piece as the trainer takes it.
 template <class T>
-void BenchStep(const BenchArguments& args) {
-  Weights weights = LoadWeights(args.model.model);
-  const Tokenizer tokenizer = Tokenizer::Load(args.model.model);
-  const PromptRenderer prompts(tokenizer);
-  PackedWeights<T> packed(weights, true);
-  Transformer<T> model(packed);
-  Learner<T> learner(model, weights.layout, LearnerConfig{});
-  AdamW optimizer(weights.layout, OptimizerConfig{});
-  Buffer<float> grad(weights.layout.size);
-  const BestRate rate = MeasureBestRate<T>(weights.config, 0.5);
-  auto groups = BenchGroups(prompts, args.prompts, args.samples);
-  ordered_json best;
-  for (idx repeat = 0; repeat < args.repeats; ++repeat) {
+class StepBench {
+ public:
+  explicit StepBench(const BenchArguments& args)
+      : args_(args),
+        weights_(LoadWeights(args.model.model)),
+        tokenizer_(Tokenizer::Load(args.model.model)),
+        packed_(weights_, true),
+        model_(packed_),
+        learner_(model_, weights_.layout, Budget(args)),
+        optimizer_(weights_.layout, OptimizerConfig{}),
+        grad_(weights_.layout.size),
+        rate_(MeasureBestRate<T>(weights_.config, 0.5)),
+        groups_(args.prompt_tokens > 0
+                    ? ArbitraryGroups(weights_.config.vocab_size, args.prompts, args.prompt_tokens)
+                    : BenchGroups(PromptRenderer(tokenizer_), args.prompts, args.samples)) {
+    for (RolloutGroup& group : groups_) {
+      group.rollouts.resize(static_cast<std::size_t>(args.samples));
+    }
+  }
+
+  // One step; records of at most `tape_bytes` are taken over from the sampler.
+  ordered_json Run(idx tape_bytes) {
+    Tape<T> tape;
+    tape.max_bytes = tape_bytes;
     const double start = Seconds();
-    Generate(model, tokenizer, std::span(groups), BenchSampling(args));
+    Generate(model_, tokenizer_, std::span(groups_), BenchSampling(args_), {}, &tape);
     const double gen_end = Seconds();
+    const auto recheck = learner_.Recheck(groups_, tape, 1, ++steps_, RecheckRows(tape.rows));
+    const double recheck_end = Seconds();
+    const std::vector<LearnGroup> learn = Weighted();
+    std::fill_n(grad_.data(), grad_.size(), 0.0f);
+    const LearnResult result = learner_.Accumulate(
+        learn, [](double, double, double a) { return PolicyGradientLoss(a); }, grad_.data(), &tape);
+    const double learn_end = Seconds();
+    const double norm = GradientNorm(grad_);
+    optimizer_.Step(weights_.slab, grad_, 1e-5, norm > 1 ? 1 / norm : 1.0);
+    const double update_end = Seconds();
+    packed_.Update(weights_);
+    const double end = Seconds();
+    const StepWork work = WorkOf(groups_, result);
+    const double floor = FloorFlops(weights_.config, work) / rate_.flops;
+    ordered_json out;
+    out["step_s"] = end - start;
+    out["generate_s"] = gen_end - start;
+    out["recheck_s"] = recheck_end - gen_end;
+    out["learn_s"] = learn_end - recheck_end;
+    out["adamw_s"] = update_end - learn_end;
+    out["pack_s"] = end - update_end;
+    out["floor_s"] = floor;
+    out["ratio"] = (end - start) / floor;
+    out["tokens"] = work.tokens_sampled;
+    out["taped_rows"] = tape.rows;
+    out["rechecked_rows"] = recheck.rows;
+    out["mismatched_rows"] = recheck.mismatched;
+    out["compared_tokens"] = result.compared_tokens;
+    out["mismatched_tokens"] = result.mismatched_tokens;
+    out["micro_batches"] = result.micro_batches;
+    out["peak_rss_bytes"] = PeakRssBytes();
+    return out;
+  }
+  const BestRate& rate() const { return rate_; }
+
+ private:
+  static LearnerConfig Budget(const BenchArguments& args) {
+    LearnerConfig config;
+    if (args.micro_batch_mb > 0) config.memory_bytes = args.micro_batch_mb << 20;
+    return config;
+  }
+  // Advantages of both signs for all, every token with the same weight.
+  std::vector<LearnGroup> Weighted() {
     idx tokens = 0;
-    std::vector<LearnGroup> learn;
-    for (RolloutGroup& group : groups) {
+    for (RolloutGroup& group : groups_) {
       for (std::size_t s = 0; s < group.rollouts.size(); ++s) {
         tokens += group.rollouts[s].length();
         group.rollouts[s].advantage = s % 2 == 0 ? 0.5 : -0.5;
       }
     }
-    const double weight = 1.0 / static_cast<double>(tokens);
-    for (const RolloutGroup& group : groups) {
-      learn.push_back({&group, std::vector<double>(group.rollouts.size(), weight)});
+    std::vector<LearnGroup> learn;
+    for (const RolloutGroup& group : groups_) {
+      learn.push_back(
+          {&group, std::vector<double>(group.rollouts.size(), 1.0 / static_cast<double>(tokens)),
+           static_cast<idx>(learn.size())});
     }
-    std::fill_n(grad.data(), grad.size(), 0.0f);
-    const LearnResult result = learner.Accumulate(
-        learn, [](double, double, double a) { return PolicyGradientLoss(a); }, grad.data());
-    const double learn_end = Seconds();
-    const double norm = GradientNorm(grad);
-    optimizer.Step(weights.slab, grad, 1e-5, norm > 1 ? 1 / norm : 1.0);
-    const double update_end = Seconds();
-    packed.Update(weights);
-    const double end = Seconds();
-    const double floor = FloorFlops(weights.config, WorkOf(groups, result)) / rate.flops;
-    ordered_json out = BenchHeader();
-    out["step_s"] = end - start;
-    out["generate_s"] = gen_end - start;
-    out["learn_s"] = learn_end - gen_end;
-    out["adamw_s"] = update_end - learn_end;
-    out["pack_s"] = end - update_end;
-    out["tokens"] = tokens;
-    out["compared_tokens"] = result.compared_tokens;
-    out["mismatched_tokens"] = result.mismatched_tokens;
-    out["gemm_rate"] = rate.flops;
-    out["gemm_rate_of"] = rate.whose;
-    out["floor_s"] = floor;
-    out["ratio"] = (end - start) / floor;
-    out["peak_rss_bytes"] = PeakRssBytes();
-    if (best.is_null() || out["step_s"].get<double>() < best["step_s"].get<double>()) best = out;
+    return learn;
+  }
+
+  const BenchArguments& args_;
+  Weights weights_;
+  Tokenizer tokenizer_;
+  PackedWeights<T> packed_;
+  Transformer<T> model_;
+  Learner<T> learner_;
+  AdamW optimizer_;
+  Buffer<float> grad_;
+  BestRate rate_;
+  std::vector<RolloutGroup> groups_;
+  std::uint64_t steps_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+void BenchStep(const BenchArguments& args) {
+  StepBench<T> bench(args);
+  struct Plan {
+    const char* name;
+    idx tape_bytes;
+    ordered_json best;
+  };
+  // Without the tape first: what it takes is then the process's peak so far.
+  std::vector<Plan> plans;
+  if (args.tape_mb < 0) {
+    plans = {{"recompute", 0, {}}, {"tape", idx{1} << 50, {}}};
+  } else {
+    plans = {{args.tape_mb == 0 ? "recompute" : "tape", args.tape_mb << 20, {}}};
+  }
+  ordered_json out = BenchHeader();
+  out["gemm_rate"] = bench.rate().flops;
+  out["gemm_rate_of"] = bench.rate().whose;
+  for (Plan& plan : plans) {
+    for (idx repeat = 0; repeat < args.repeats; ++repeat) {
+      ordered_json run = bench.Run(plan.tape_bytes);
+      if (plan.best.is_null() || run["step_s"] < plan.best["step_s"]) plan.best = std::move(run);
+    }
+    out[plan.name] = plan.best;
   }
   if (args.json) {
-    PrintJsonLine(best);
+    PrintJsonLine(out);
     return;
   }
-  for (const auto& [name, value] : best.items()) fmt::print("{:<20} {}\n", name, value.dump());
+  fmt::print("path {}, {} threads, best product {:.0f} GFLOP/s ({})\n\n", ActiveKernels().name,
+             NumThreads(), bench.rate().flops / 1e9, bench.rate().whose);
+  fmt::print("{:<18}", "");
+  for (const Plan& plan : plans) fmt::print(" {:>14}", plan.name);
+  fmt::print("\n");
+  for (const auto& [name, first] : plans.front().best.items()) {
+    fmt::print("{:<18}", name);
+    for (const Plan& plan : plans) {
+      const ordered_json& value = plan.best[name];
+      fmt::print(" {:>14}", value.is_number_float() ? fmt::format("{:.3f}", value.get<double>())
+                                                    : value.dump());
+    }
+    fmt::print("\n");
+  }
 }
 
 template void BenchDecode<float>(const BenchArguments&);

@@ -110,12 +110,25 @@ void AddBench(CLI::App& app, int&) {
   add_count(decode, "--repeats", args->repeats, 100, "the fastest of so many");
   decode->callback([args] { RunBench(*args, BenchDecode<bf16>, BenchDecode<float>); });
 
-  CLI::App* step = add("step", "a whole training step, its parts, its floor", true);
+  CLI::App* step = add(
+      "step", "a whole training step, its parts, its floor; without the tape and with it", true);
   add_count(step, "--max-new-tokens", args->max_new_tokens, 1 << 16, new_tokens);
   add_count(step, "--prompts", args->prompts, 4096, "prompts of the step");
   add_count(step, "--samples", args->samples, 4096, "samples a prompt");
   add_count(step, "--repeats", args->repeats, 100,
             "the fastest of so many; the first one also pays for the memory that it touches first");
+  step->add_option("--prompt-tokens", args->prompt_tokens,
+                   "prompts of so many arbitrary tokens; 0: the demo's questions")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  step->add_option("--tape-mb", args->tape_mb,
+                   "only with a tape of so many MiB; 0: only without; -1: both, all rows on it")
+      ->check(CLI::Range(-1, 1 << 30))
+      ->capture_default_str();
+  step->add_option("--micro-batch-mb", args->micro_batch_mb,
+                   "memory of the learner's micro-batches, in MiB; 0: as in training")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   step->add_flag("--ignore-eos", args->ignore_eos, "every sample runs to its end");
   step->callback([args] { RunBench(*args, BenchStep<bf16>, BenchStep<float>); });
 }

@@ -22,13 +22,23 @@ idx RowsOfBlock(const GemmArgs<T>& args) {
   return RoundUp(CeilDiv(args.m, CeilDiv(args.m, most)), kPanel);
 }
 
-// Panels of a task: enough tasks to balance the threads, few enough that a block of A is read for
-// many panels. A product of few rows is over so soon that handing out tasks would show.
+// Panels of a task: few enough tasks that a block of A is read for many panels (and that handing
+// them out does not show in a product of few rows), and as even a share for the threads as there
+// is.
 idx PanelsOfTask(idx m, idx num_panels, idx num_row_blocks) {
+  const idx threads = NumThreads();
   const idx tasks_a_thread = m < 16 ? 2 : 6;
-  const idx per_block =
-      std::max<idx>(1, CeilDiv(tasks_a_thread * static_cast<idx>(NumThreads()), num_row_blocks));
-  return std::max<idx>(1, CeilDiv(num_panels, per_block));
+  const idx most = std::max<idx>(1, CeilDiv(num_panels * num_row_blocks, tasks_a_thread * threads));
+  idx best = 1;
+  idx best_share = num_panels * num_row_blocks;
+  for (idx per_task = std::min(most, num_panels); per_task >= 1; --per_task) {
+    const idx tasks = CeilDiv(num_panels, per_task) * num_row_blocks;
+    const idx share = CeilDiv(tasks, threads) * per_task;  // panels of the busiest thread
+    if (share >= best_share) continue;
+    best = per_task;
+    best_share = share;
+  }
+  return best;
 }
 
 float* GemmScratch() {

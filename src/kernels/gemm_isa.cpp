@@ -15,15 +15,53 @@ constexpr idx kFewRowsPanels = 4;
 static_assert(kFinishRows * kPanel <= kGemmScratch);
 static_assert(kFewRows * kFewRowsPanels * kPanel <= kGemmScratch);
 
-// Sums of rows [m0, m1), panels [p, p + num_panels), k in [k0, k1), into c.
+// While a block of rows is computed, asks for what comes next: a part of the panel behind this one
+// (the hardware sees a panel's stream only once it has begun), and the rows of c after these (each
+// is two lines of a page of its own, which no hardware foresees).
 template <class T>
-void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, idx k1, float* c,
-          idx ldc, bool from_c) {
+struct Ahead {
+  const T* panel;  // null: this is the last one
+  idx panel_lines;
+  const float* c;  // null: the sums go to scratch
+  idx ldc;
+  idx rows;  // in all
+};
+
+template <class T>
+OPO_INLINE void LookAhead(const Ahead<T>& ahead, idx first, idx count) {
+  constexpr idx kLine = 64 / sizeof(T);
+  if (ahead.panel != nullptr) {
+    const idx end = ahead.panel_lines * (first + count) / ahead.rows;
+    for (idx i = ahead.panel_lines * first / ahead.rows; i < end; ++i) {
+      __builtin_prefetch(ahead.panel + i * kLine, 0, 2);
+    }
+  }
+  if (ahead.c == nullptr) return;
+  const bool wraps = first + count >= ahead.rows;  // to the next panel's first rows
+  const float* next = wraps ? ahead.c + kPanel : ahead.c + (first + count) * ahead.ldc;
+  const idx rows = Min(kBlockRows<T>, wraps ? ahead.rows : ahead.rows - first - count);
+  for (idx r = 0; r < rows; ++r) {
+    __builtin_prefetch(next + r * ahead.ldc, 1, 3);
+    __builtin_prefetch(next + r * ahead.ldc + kLanes, 1, 3);
+  }
+}
+
+// Sums of rows [m0, m1), panels [p, p + num_panels), k in [k0, k1), into c. `last`: the panel that
+// the caller ends before; `to_memory`: c is not scratch.
+template <class T>
+void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx last, idx k0, idx k1,
+          float* c, idx ldc, bool from_c, bool to_memory) {
   static_assert(kGemmK % kPad == 0);
   const idx panel_size = PanelSize(g.k);
   const T* b = g.b + p * panel_size + k0 * kPanel;
+  // One block of rows streams its panels anyway.
+  const bool reused = m1 - m0 > kBlockRows<T>;
+  const Ahead<T> ahead{reused && p + num_panels < last ? b + num_panels * panel_size : nullptr,
+                       (k1 - k0) * kPanel * static_cast<idx>(sizeof(T)) / 64,
+                       to_memory && num_panels == 1 ? c : nullptr, ldc, m1 - m0};
   if (!g.a_packed) {
     ForRowBlocks<T>(m1 - m0, [&](idx first, idx count) {
+      LookAhead(ahead, first, count);
       MicroBlock<false>(g.a + (m0 + first) * g.lda + k0, g.lda, b, panel_size, num_panels, count,
                         k1 - k0, c + first * ldc, ldc, from_c);
     });
@@ -33,6 +71,7 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, i
     const idx end = Min(m1, RoundUp(m + 1, kPanel));
     const T* left = g.a + m / kPanel * panel_size + k0 * kPanel;
     ForRowBlocks<T>(end - m, [&](idx first, idx count) {
+      LookAhead(ahead, m - m0 + first, count);
       MicroBlock<true>(left + PanelIndex<T>(0, m % kPanel + first), 0, b, panel_size, num_panels,
                        count, k1 - k0, c + (m - m0 + first) * ldc, ldc, from_c);
     });
@@ -81,8 +120,8 @@ void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratc
     const idx k1 = Min(g.k, k0 + kGemmK);
     const bool from_c = g.output == GemmOutput::kAccumulateF32 || k0 > 0;
     for (idx p = p0; p < whole_panels; p += at_once) {
-      Sums(g, m0, m1, p, Min(at_once, whole_panels - p), k0, k1, g.c + m0 * g.ldc + p * kPanel,
-           g.ldc, from_c);
+      Sums(g, m0, m1, p, Min(at_once, whole_panels - p), whole_panels, k0, k1,
+           g.c + m0 * g.ldc + p * kPanel, g.ldc, from_c, true);
     }
     if (whole_panels == p1) continue;
     const idx columns = g.n - whole_panels * kPanel;  // of the last, partial panel
@@ -93,7 +132,7 @@ void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratc
         float* sums = scratch + (r - m) * kPanel;
         for (idx j = 0; j < kPanel; ++j) sums[j] = from_c && j < columns ? c[j] : 0.0f;
       }
-      Sums(g, m, end, whole_panels, 1, k0, k1, scratch, kPanel, from_c);
+      Sums(g, m, end, whole_panels, 1, p1, k0, k1, scratch, kPanel, from_c, false);
       Finish(g, m, end, whole_panels, scratch, kPanel);
     }
   }
@@ -110,7 +149,8 @@ void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) 
     const idx panels = Min(at_once, p1 - p);
     for (idx m = m0; m < m1; m += kFinishRows) {
       const idx end = Min(m1, m + kFinishRows);
-      Sums(g, m, end, p, panels, 0, g.k, scratch, panels * kPanel, false);
+      Sums(g, m, end, p, panels, end == m1 ? p1 : 0, 0, g.k, scratch, panels * kPanel, false,
+           false);
       for (idx i = 0; i < panels; ++i) {
         Finish(g, m, end, p + i, scratch + i * kPanel, panels * kPanel);
       }

@@ -17,11 +17,13 @@ void CopyTo(std::byte* record, idx offset, const T* row, idx n) {
   std::memcpy(record + offset, row, static_cast<std::size_t>(n) * sizeof(T));
 }
 
-// Calls body(r, row) for the first `count` rows of a pass, on all threads.
+// Calls body(i, r, row) for rows r = row0 + i of a pass, i < count, on all threads.
 template <class Pass, class Body>
-void ForRows(const Pass& pass, idx count, const Body& body) {
+void ForRows(const Pass& pass, idx row0, idx count, const Body& body) {
   ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
-    for (idx r = begin; r < end; ++r) body(r, pass.rows[static_cast<std::size_t>(r)]);
+    for (idx i = begin; i < end; ++i) {
+      body(i, row0 + i, pass.rows[static_cast<std::size_t>(row0 + i)]);
+    }
   });
 }
 
@@ -163,15 +165,16 @@ typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>> r
   EnsureRope(max_position + 1);
   pass.tiles = MakeTiles(runs, first_row);
   x_.Reserve(m * ld_d_);
-  h_.Reserve(m * ld_d_);
-  qkv_.Reserve(m * ld_qkv_);
   q_.Reserve(m * ld_q_);
-  k_.Reserve(m * ld_kv_);
-  v_.Reserve(m * ld_kv_);
   attn_.Reserve(m * ld_q_);
   lse_.Reserve(m * shape_.num_heads);
-  gate_up_.Reserve(m * ld_gu_);
-  act_.Reserve(m * ld_f_);
+  const idx chunk = std::min(m, kLayerRows);
+  h_.Reserve(chunk * ld_d_);
+  qkv_.Reserve(chunk * ld_qkv_);
+  k_.Reserve(chunk * ld_kv_);
+  v_.Reserve(chunk * ld_kv_);
+  gate_up_.Reserve(chunk * ld_gu_);
+  act_.Reserve(chunk * ld_f_);
   return pass;
 }
 
@@ -183,13 +186,13 @@ void Transformer<T>::Forward(std::span<const Run<T>> runs, T* hidden) {
   }
   const Pass pass = MakePass(runs);
   if (pass.size() == 0) return;
-  ForRows(pass, pass.size(), [&](idx r, const auto& row) {
+  ForRows(pass, 0, pass.size(), [&](idx, idx r, const auto& row) {
     std::memcpy(x_.data() + r * ld_d_, weights_.embedding(row.token),
                 static_cast<std::size_t>(ld_d_) * sizeof(T));
   });
   for (idx l = 0; l < config().num_layers; ++l) ForwardLayer(pass, l, false);
   const KernelsOf<T>& kernels = ActiveKernels().of<T>();
-  ForRows(pass, pass.num_outputs, [&](idx r, const auto& row) {
+  ForRows(pass, 0, pass.num_outputs, [&](idx, idx r, const auto& row) {
     const T* x = x_.data() + r * ld_d_;
     if (hidden != nullptr) {
       kernels.rms_norm(hidden + r * ld_d_, x, weights_.final_norm(), config().hidden_size,
@@ -213,92 +216,88 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
   const auto& layer = weights_.layer(l);
   const auto keeps = [&](const auto& row) { return !recompute && row.record != Record::kNone; };
   const auto has_rest = [&](const auto& row) { return recompute || row.record == Record::kAll; };
+  const auto gemm = [&](const T* a, idx lda, idx count, GemmOutput output, const PackedMatrix<T>& b,
+                        float* c, T* out, idx ldo) {
+    GemmArgs<T> args;
+    args.a = a;
+    args.lda = lda;
+    args.m = count;
+    args.output = output;
+    args.c = c;
+    args.out = out;
+    args.residual = out;
+    args.ldc = args.ldo = ldo;
+    Gemm(args, b);
+  };
   idx m = pass.size();
-  ForRows(pass, m, [&](idx r, const auto& row) {
-    const T* x = x_.data() + r * ld_d_;
-    kernels.rms_norm(h_.data() + r * ld_d_, x, layer.attn_norm.data(), d, eps);
-    if (keeps(row)) CopyTo(row.segment->Kept(row.row, l), at.residual, x, ld_d_);
-  });
-  GemmArgs<T> qkv;
-  qkv.a = h_.data();
-  qkv.lda = ld_d_;
-  qkv.m = m;
-  qkv.c = qkv_.data();
-  qkv.ldc = ld_qkv_;
-  Gemm(qkv, layer.qkv);
-  ForRows(pass, m, [&](idx r, const auto& row) {
-    T* q = q_.data() + r * ld_q_;
-    T* k = k_.data() + r * ld_kv_;
-    T* v = v_.data() + r * ld_kv_;
-    kernels.qkv_rope(q, k, v, qkv_.data() + r * ld_qkv_, layer.qkv_bias.data(),
-                     cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
-                     shape_);
-    if (!recompute) {
-      T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
-      kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
-    }
-    if (keeps(row)) {
-      std::byte* kept = row.segment->Kept(row.row, l);
-      CopyTo(kept, at.k, k, ld_kv_);
-      CopyTo(kept, at.v, v, ld_kv_);
-    }
-    if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.q, q, ld_q_);
+  // Calls body(row0, count) for all chunks of rows, or of rows with outputs.
+  const auto for_chunks = [&](const auto& body) {
+    for (idx row0 = 0; row0 < m; row0 += kLayerRows) body(row0, std::min(kLayerRows, m - row0));
+  };
+
+  for_chunks([&](idx row0, idx count) {
+    ForRows(pass, row0, count, [&](idx i, idx r, const auto& row) {
+      const T* x = x_.data() + r * ld_d_;
+      kernels.rms_norm(h_.data() + i * ld_d_, x, layer.attn_norm.data(), d, eps);
+      if (keeps(row)) CopyTo(row.segment->Kept(row.row, l), at.residual, x, ld_d_);
+    });
+    gemm(h_.data(), ld_d_, count, GemmOutput::kStoreF32, layer.qkv, qkv_.data(), nullptr, ld_qkv_);
+    ForRows(pass, row0, count, [&](idx i, idx r, const auto& row) {
+      T* q = q_.data() + r * ld_q_;
+      T* k = k_.data() + i * ld_kv_;
+      T* v = v_.data() + i * ld_kv_;
+      kernels.qkv_rope(q, k, v, qkv_.data() + i * ld_qkv_, layer.qkv_bias.data(),
+                       cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
+                       shape_);
+      if (!recompute) {
+        T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
+        kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
+      }
+      if (keeps(row)) {
+        std::byte* kept = row.segment->Kept(row.row, l);
+        CopyTo(kept, at.k, k, ld_kv_);
+        CopyTo(kept, at.v, v, ld_kv_);
+      }
+      if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.q, q, ld_q_);
+    });
   });
   if (l + 1 == config().num_layers) m = pass.num_outputs;  // prompts end here: K and V are written
   if (m == 0) return;
   Attend(pass.tiles, l);
-  GemmArgs<T> o;
-  o.a = attn_.data();
-  o.lda = ld_q_;
-  o.m = m;
-  o.output = GemmOutput::kAddResidual;
-  o.out = x_.data();
-  o.residual = x_.data();
-  o.ldo = ld_d_;
-  Gemm(o, layer.o);
-  ForRows(pass, m, [&](idx r, const auto& row) {
-    const T* x = x_.data() + r * ld_d_;
-    kernels.rms_norm(h_.data() + r * ld_d_, x, layer.mlp_norm.data(), d, eps);
-    if (has_rest(row)) {
-      std::byte* rest = row.segment->Rest(row.row, l);
-      CopyTo(rest, at.attention, attn_.data() + r * ld_q_, ld_q_);
-      CopyTo(rest, at.lse, lse_.data() + r * shape_.num_heads, shape_.num_heads);
-      CopyTo(rest, at.mid, x, ld_d_);
-    }
+  for_chunks([&](idx row0, idx count) {
+    gemm(attn_.data() + row0 * ld_q_, ld_q_, count, GemmOutput::kAddResidual, layer.o, nullptr,
+         x_.data() + row0 * ld_d_, ld_d_);
+    ForRows(pass, row0, count, [&](idx i, idx r, const auto& row) {
+      const T* x = x_.data() + r * ld_d_;
+      kernels.rms_norm(h_.data() + i * ld_d_, x, layer.mlp_norm.data(), d, eps);
+      if (has_rest(row)) {
+        std::byte* rest = row.segment->Rest(row.row, l);
+        CopyTo(rest, at.attention, attn_.data() + r * ld_q_, ld_q_);
+        CopyTo(rest, at.lse, lse_.data() + r * shape_.num_heads, shape_.num_heads);
+        CopyTo(rest, at.mid, x, ld_d_);
+      }
+    });
+    gemm(h_.data(), ld_d_, count, GemmOutput::kStore, layer.gate_up, nullptr, gate_up_.data(),
+         ld_gu_);
+    ForRows(pass, row0, count, [&](idx i, idx, const auto& row) {
+      const T* gu = gate_up_.data() + i * ld_gu_;
+      if (!recompute) {
+        kernels.swiglu(act_.data() + i * ld_f_, gu, config().intermediate_size,
+                       config().intermediate_size);
+      }
+      if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.gate_up, gu, ld_gu_);
+    });
+    if (recompute) return;
+    gemm(act_.data(), ld_f_, count, GemmOutput::kAddResidual, layer.down, nullptr,
+         x_.data() + row0 * ld_d_, ld_d_);
   });
-  GemmArgs<T> gate_up;
-  gate_up.a = h_.data();
-  gate_up.lda = ld_d_;
-  gate_up.m = m;
-  gate_up.output = GemmOutput::kStore;
-  gate_up.out = gate_up_.data();
-  gate_up.ldo = ld_gu_;
-  Gemm(gate_up, layer.gate_up);
-  ForRows(pass, m, [&](idx r, const auto& row) {
-    const T* gu = gate_up_.data() + r * ld_gu_;
-    if (!recompute) {
-      kernels.swiglu(act_.data() + r * ld_f_, gu, config().intermediate_size,
-                     config().intermediate_size);
-    }
-    if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.gate_up, gu, ld_gu_);
-  });
-  if (recompute) return;
-  GemmArgs<T> down;
-  down.a = act_.data();
-  down.lda = ld_f_;
-  down.m = m;
-  down.output = GemmOutput::kAddResidual;
-  down.out = x_.data();
-  down.residual = x_.data();
-  down.ldo = ld_d_;
-  Gemm(down, layer.down);
 }
 
 // The rest of the records of one layer, from what was kept.
 template <class T>
 void Transformer<T>::RecomputeLayer(const Pass& pass, idx layer) {
   const idx residual = pool_.activations().residual;
-  ForRows(pass, pass.size(), [&](idx r, const auto& row) {
+  ForRows(pass, 0, pass.size(), [&](idx, idx r, const auto& row) {
     std::memcpy(x_.data() + r * ld_d_, row.segment->Kept(row.row, layer) + residual,
                 static_cast<std::size_t>(ld_d_) * sizeof(T));
   });

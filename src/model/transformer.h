@@ -52,6 +52,10 @@ struct GradRun {
   idx first_row = 0;                  // in the rows of the pass
 };
 
+// Rows that a layer takes at once where rows do not need each other: what lies between two products
+// then stays in the cache. A multiple of kRowBlock; changes no bit.
+inline constexpr idx kLayerRows = 512;
+
 template <class T>
 class Transformer {
  public:
@@ -139,12 +143,16 @@ class Transformer {
   Buffer<float> cos_, sin_;  // (positions, ld_half_)
   idx ld_half_;
 
-  // Scratch of Forward, (M, ...).
-  Buffer<T> x_, h_, q_, k_, v_, attn_, gate_up_, act_;
-  Buffer<float> qkv_, lse_;
-  // Scratch of Backward.
-  Buffer<T> dy_, dact_, dgate_up_, dattn_, dqkv_;
-  Buffer<float> dh_, dq_, dk_, dv_, rstd_;
+  // Scratch of Forward, (M, ...), and of a chunk of at most kLayerRows rows.
+  Buffer<T> x_, q_, attn_;
+  Buffer<float> lse_;
+  Buffer<T> h_, k_, v_, gate_up_, act_;
+  Buffer<float> qkv_;
+  // Of Backward, the same.
+  Buffer<T> dattn_;
+  Buffer<float> dq_, dk_, dv_;
+  Buffer<T> dy_, h_attn_, dact_, dgate_up_, dqkv_;
+  Buffer<float> dh_, rstd_;
   WeightGradScratch<T> weight_grad_;
 };
 

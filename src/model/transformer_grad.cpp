@@ -19,11 +19,9 @@ const T* TensorAt(const std::byte* record, idx offset) {
 template <class T>
 idx Transformer<T>::backward_row_bytes() const {
   constexpr idx kBytes = sizeof(T);
-  const idx widest = std::max({ld_gu_, ld_qkv_, ld_d_});
-  const idx t_elements = 2 * ld_d_ + 3 * ld_f_ + 2 * ld_gu_ + 3 * ld_q_ + ld_qkv_ + 2 * ld_kv_ +
-                         widest + std::max(ld_f_, ld_q_);
-  const idx f_elements = 2 * ld_d_ + ld_q_ + 2 * ld_kv_ + ld_qkv_ + 1;
-  return t_elements * kBytes + f_elements * 4;
+  const idx t_elements = ld_d_ + 3 * ld_q_;                                // x_, q_, attn_, dattn_
+  const idx f_elements = ld_d_ + ld_q_ + 2 * ld_kv_ + config().num_heads;  // dresidual, dq_, ...
+  return t_elements * kBytes + f_elements * 4 + static_cast<idx>(sizeof(typename Pass::Row)) + 128;
 }
 
 template <class T>
@@ -236,44 +234,59 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   }
   const Pass again = MakePass(recomputed);
 
-  h_.Reserve(m * ld_d_);
-  act_.Reserve(m * ld_f_);
-  attn_.Reserve(m * ld_q_);
-  dy_.Reserve(m * ld_d_);
-  dact_.Reserve(m * ld_f_);
-  dgate_up_.Reserve(m * ld_gu_);
+  // What lies between attention and attention is done in chunks of rows, so that it stays in the
+  // cache; the chains of the weight gradients go on from one chunk to the next.
+  const idx most = std::min(m, kLayerRows);
+  h_.Reserve(most * ld_d_);
+  act_.Reserve(most * ld_f_);
+  h_attn_.Reserve(most * ld_q_);
+  dy_.Reserve(most * ld_d_);
+  dact_.Reserve(most * ld_f_);
+  dgate_up_.Reserve(most * ld_gu_);
+  dqkv_.Reserve(most * ld_qkv_);
+  dh_.Reserve(most * ld_d_);
+  rstd_.Reserve(most);
   dattn_.Reserve(m * ld_q_);
-  dqkv_.Reserve(m * ld_qkv_);
-  dh_.Reserve(m * ld_d_);
   dq_.Reserve(m * ld_q_);
   dk_.Reserve(m * ld_kv_);
   dv_.Reserve(m * ld_kv_);
-  rstd_.Reserve(m);
-  std::vector<const T*> norm_input(rows.size());
+  std::vector<const T*> norm_input(static_cast<std::size_t>(most));
 
-  const auto gemm = [&](const T* a, idx lda, const PackedMatrix<T>& b, float* c, T* out, idx ldo) {
+  const auto gemm = [&](const T* a, idx lda, idx count, const PackedMatrix<T>& b, float* c, T* out,
+                        idx ldo) {
     GemmArgs<T> args;
     args.a = a;
     args.lda = lda;
-    args.m = m;
+    args.m = count;
     args.output = c != nullptr ? GemmOutput::kStoreF32 : GemmOutput::kStore;
     args.c = c;
     args.out = out;
     args.ldc = args.ldo = ldo;
     Gemm(args, b);
   };
-  const auto norm_grad = [&](const float* gamma, float* dgamma) {
-    ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
-      for (idx r = begin; r < end; ++r) {
-        const T* x = norm_input[static_cast<std::size_t>(r)];
+  // Rows [row0, row0 + count): dh_ through the norm whose inputs are norm_input.
+  const auto norm_grad = [&](idx row0, idx count, const float* gamma, float* dgamma) {
+    ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
+      for (idx i = begin; i < end; ++i) {
+        const T* x = norm_input[static_cast<std::size_t>(i)];
         if (x == nullptr) continue;
-        kernels.rms_norm_grad(dresidual + r * ld_d_, dh_.data() + r * ld_d_, x, gamma, d, eps,
-                              rstd_.data() + r);
+        kernels.rms_norm_grad(dresidual + (row0 + i) * ld_d_, dh_.data() + i * ld_d_, x, gamma, d,
+                              eps, rstd_.data() + i);
       }
     });
-    ParallelChunks(RoundUp(d, 16), 32, [&](idx j0, idx j1) {
-      kernels.rms_norm_dgamma(dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(), m, j0,
+    ParallelChunks(RoundUp(d, 16), 64, [&](idx j0, idx j1) {
+      kernels.rms_norm_dgamma(dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(), count, j0,
                               j1);
+    });
+  };
+  // Calls body(row0, count) for all chunks in order.
+  const auto for_chunks = [&](const auto& body) {
+    for (idx row0 = 0; row0 < m; row0 += kLayerRows) body(row0, std::min(kLayerRows, m - row0));
+  };
+  // Calls body(i, row) for the rows of a chunk, i being the row within it.
+  const auto for_rows = [&](idx row0, idx count, const auto& body) {
+    ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
+      for (idx i = begin; i < end; ++i) body(i, row0 + i);
     });
   };
 
@@ -292,87 +305,89 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
       const bool none = row.segment == nullptr || (last && is_prefix[static_cast<std::size_t>(r)]);
       return none ? nullptr : row.Rest(l);
     };
-    const auto for_rows = [&](const auto& body) {
-      ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
-        for (idx r = begin; r < end; ++r) body(r);
+
+    for_chunks([&](idx row0, idx count) {
+      // x_out = mid + W_down swiglu(W_gate_up rms_norm(mid))
+      for_rows(row0, count, [&](idx i, idx r) {
+        kernels.round(dy_.data() + i * ld_d_, dresidual + r * ld_d_, ld_d_);
+        const std::byte* rest = rest_of(r);
+        norm_input[static_cast<std::size_t>(i)] = nullptr;
+        if (rest == nullptr) {
+          std::fill_n(act_.data() + i * ld_f_, ld_f_, T{});
+          std::fill_n(h_.data() + i * ld_d_, ld_d_, T{});
+          return;
+        }
+        kernels.swiglu(act_.data() + i * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
+        const T* mid = TensorAt<T>(rest, at.mid);
+        kernels.rms_norm(h_.data() + i * ld_d_, mid, layer.mlp_norm.data(), d, eps);
+        norm_input[static_cast<std::size_t>(i)] = mid;
       });
-    };
+      WeightGrad(grad + offsets.down, f, dy_.data(), ld_d_, d, act_.data(), ld_f_, f, count,
+                 weight_grad_);
+      gemm(dy_.data(), ld_d_, count, layer.down_t, nullptr, dact_.data(), ld_f_);
+      for_rows(row0, count, [&](idx i, idx r) {
+        T* dgu = dgate_up_.data() + i * ld_gu_;
+        const std::byte* rest = rest_of(r);
+        if (rest == nullptr) {
+          std::fill_n(dgu, ld_gu_, T{});
+          return;
+        }
+        kernels.swiglu_grad(dgu, dact_.data() + i * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
+      });
+      WeightGrad(grad + offsets.gate_up, d, dgate_up_.data(), ld_gu_, 2 * f, h_.data(), ld_d_, d,
+                 count, weight_grad_);
+      gemm(dgate_up_.data(), ld_gu_, count, layer.gate_up_t, dh_.data(), nullptr, ld_d_);
+      norm_grad(row0, count, layer.mlp_norm.data(), grad + offsets.mlp_norm);
 
-    // x_out = mid + W_down swiglu(W_gate_up rms_norm(mid))
-    for_rows([&](idx r) {
-      kernels.round(dy_.data() + r * ld_d_, dresidual + r * ld_d_, ld_d_);
-      const std::byte* rest = rest_of(r);
-      norm_input[static_cast<std::size_t>(r)] = nullptr;
-      if (rest == nullptr) {
-        std::fill_n(act_.data() + r * ld_f_, ld_f_, T{});
-        std::fill_n(h_.data() + r * ld_d_, ld_d_, T{});
-        return;
-      }
-      kernels.swiglu(act_.data() + r * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
-      const T* mid = TensorAt<T>(rest, at.mid);
-      kernels.rms_norm(h_.data() + r * ld_d_, mid, layer.mlp_norm.data(), d, eps);
-      norm_input[static_cast<std::size_t>(r)] = mid;
+      // mid = x + W_o attention(...)
+      for_rows(row0, count, [&](idx i, idx r) {
+        kernels.round(dy_.data() + i * ld_d_, dresidual + r * ld_d_, ld_d_);
+        const std::byte* rest = rest_of(r);
+        T* attn = h_attn_.data() + i * ld_q_;
+        if (rest == nullptr) {
+          std::fill_n(attn, ld_q_, T{});
+        } else {
+          std::memcpy(attn, rest + at.attention, static_cast<std::size_t>(ld_q_) * sizeof(T));
+        }
+        std::fill_n(dq_.data() + r * ld_q_, ld_q_, 0.0f);
+        std::fill_n(dk_.data() + r * ld_kv_, ld_kv_, 0.0f);
+        std::fill_n(dv_.data() + r * ld_kv_, ld_kv_, 0.0f);
+      });
+      WeightGrad(grad + offsets.o, q_size, dy_.data(), ld_d_, d, h_attn_.data(), ld_q_, q_size,
+                 count, weight_grad_);
+      gemm(dy_.data(), ld_d_, count, layer.o_t, nullptr, dattn_.data() + row0 * ld_q_, ld_q_);
     });
-    WeightGrad(grad + offsets.down, f, dy_.data(), ld_d_, d, act_.data(), ld_f_, f, m,
-               weight_grad_);
-    gemm(dy_.data(), ld_d_, layer.down_t, nullptr, dact_.data(), ld_f_);
-    for_rows([&](idx r) {
-      T* dgu = dgate_up_.data() + r * ld_gu_;
-      const std::byte* rest = rest_of(r);
-      if (rest == nullptr) {
-        std::fill_n(dgu, ld_gu_, T{});
-        return;
-      }
-      kernels.swiglu_grad(dgu, dact_.data() + r * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
-    });
-    WeightGrad(grad + offsets.gate_up, d, dgate_up_.data(), ld_gu_, 2 * f, h_.data(), ld_d_, d, m,
-               weight_grad_);
-    gemm(dgate_up_.data(), ld_gu_, layer.gate_up_t, dh_.data(), nullptr, ld_d_);
-    norm_grad(layer.mlp_norm.data(), grad + offsets.mlp_norm);
 
-    // mid = x + W_o attention(rope(W_qkv rms_norm(x)))
-    for_rows([&](idx r) {
-      kernels.round(dy_.data() + r * ld_d_, dresidual + r * ld_d_, ld_d_);
-      const std::byte* rest = rest_of(r);
-      T* attn = attn_.data() + r * ld_q_;
-      if (rest == nullptr) {
-        std::fill_n(attn, ld_q_, T{});
-      } else {
-        std::memcpy(attn, rest + at.attention, static_cast<std::size_t>(ld_q_) * sizeof(T));
-      }
-      std::fill_n(dq_.data() + r * ld_q_, ld_q_, 0.0f);
-      std::fill_n(dk_.data() + r * ld_kv_, ld_kv_, 0.0f);
-      std::fill_n(dv_.data() + r * ld_kv_, ld_kv_, 0.0f);
-      const T* x = residual_of(r);
-      norm_input[static_cast<std::size_t>(r)] = x;
-      if (x == nullptr) {
-        std::fill_n(h_.data() + r * ld_d_, ld_d_, T{});
-        return;
-      }
-      kernels.rms_norm(h_.data() + r * ld_d_, x, layer.attn_norm.data(), d, eps);
-    });
-    WeightGrad(grad + offsets.o, q_size, dy_.data(), ld_d_, d, attn_.data(), ld_q_, q_size, m,
-               weight_grad_);
-    gemm(dy_.data(), ld_d_, layer.o_t, nullptr, dattn_.data(), ld_q_);
     AttentionBackward(runs, l, last);
-    for_rows([&](idx r) {
-      const idx rope = position[static_cast<std::size_t>(r)] * ld_half_;
-      kernels.qkv_rope_grad(dqkv_.data() + r * ld_qkv_, dq_.data() + r * ld_q_,
-                            dk_.data() + r * ld_kv_, dv_.data() + r * ld_kv_, cos_.data() + rope,
-                            sin_.data() + rope, shape_);
-    });
-    if (offsets.qkv_bias >= 0) {
-      float* dbias = grad + offsets.qkv_bias;
-      ParallelChunks(qkv_size, 64, [&](idx j0, idx j1) {
-        for (idx r = 0; r < m; ++r) {
-          for (idx j = j0; j < j1; ++j) dbias[j] += ToF32(dqkv_[r * ld_qkv_ + j]);
+
+    for_chunks([&](idx row0, idx count) {
+      // rope(W_qkv rms_norm(x))
+      for_rows(row0, count, [&](idx i, idx r) {
+        const idx rope = position[static_cast<std::size_t>(r)] * ld_half_;
+        kernels.qkv_rope_grad(dqkv_.data() + i * ld_qkv_, dq_.data() + r * ld_q_,
+                              dk_.data() + r * ld_kv_, dv_.data() + r * ld_kv_, cos_.data() + rope,
+                              sin_.data() + rope, shape_);
+        const T* x = residual_of(r);
+        norm_input[static_cast<std::size_t>(i)] = x;
+        if (x == nullptr) {
+          std::fill_n(h_.data() + i * ld_d_, ld_d_, T{});
+        } else {
+          kernels.rms_norm(h_.data() + i * ld_d_, x, layer.attn_norm.data(), d, eps);
         }
       });
-    }
-    WeightGrad(grad + offsets.qkv, d, dqkv_.data(), ld_qkv_, qkv_size, h_.data(), ld_d_, d, m,
-               weight_grad_);
-    gemm(dqkv_.data(), ld_qkv_, layer.qkv_t, dh_.data(), nullptr, ld_d_);
-    norm_grad(layer.attn_norm.data(), grad + offsets.attn_norm);
+      if (offsets.qkv_bias >= 0) {
+        float* dbias = grad + offsets.qkv_bias;
+        ParallelChunks(qkv_size, 64, [&](idx j0, idx j1) {
+          for (idx i = 0; i < count; ++i) {
+            for (idx j = j0; j < j1; ++j) dbias[j] += ToF32(dqkv_[i * ld_qkv_ + j]);
+          }
+        });
+      }
+      WeightGrad(grad + offsets.qkv, d, dqkv_.data(), ld_qkv_, qkv_size, h_.data(), ld_d_, d, count,
+                 weight_grad_);
+      gemm(dqkv_.data(), ld_qkv_, count, layer.qkv_t, dh_.data(), nullptr, ld_d_);
+      norm_grad(row0, count, layer.attn_norm.data(), grad + offsets.attn_norm);
+    });
   }
 }
 
