@@ -155,6 +155,7 @@ void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys
 template <class T>
 void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& shape,
                float* memory) {
+  [[maybe_unused]] const MicroSession session;
   const idx dh = shape.head_dim;
   const idx group = shape.group();
   const idx rows = tile.num_rows * group;
@@ -256,6 +257,7 @@ void PackKeys(T* panel, const T* src, idx ld) {
 template <class T>
 void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionShape& shape,
                    float* memory) {
+  [[maybe_unused]] const MicroSession session;
   const idx dh = shape.head_dim;
   const idx group = shape.group();
   const idx head0 = kv_head * group;

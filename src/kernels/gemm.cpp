@@ -75,6 +75,15 @@ void PackedMatrix<T>::PackTransposed(const S* src, idx lds, idx rows, idx cols) 
 }
 
 template <class T>
+void PackedLeft<T>::PackTransposed(const T* src, idx lds, idx rows, idx cols) {
+  m = cols;
+  data.Reserve(PackedSize(cols, rows));
+  const auto pack = ActiveKernels().of<T>().pack_left;
+  ParallelFor(CeilDiv(cols, kPanel),
+              [&](idx p) { pack(data.data(), src, lds, rows, cols, p, p + 1); });
+}
+
+template <class T>
 void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b) {
   if (args.m == 0) return;
   args.b = b.data.data();
@@ -114,6 +123,8 @@ void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx
 
 template struct PackedMatrix<float>;
 template struct PackedMatrix<bf16>;
+template struct PackedLeft<float>;
+template struct PackedLeft<bf16>;
 template void PackedMatrix<float>::PackTransposed(const float*, idx, idx, idx);
 template void PackedMatrix<bf16>::PackTransposed(const float*, idx, idx, idx);
 template void PackedMatrix<bf16>::PackTransposed(const bf16*, idx, idx, idx);

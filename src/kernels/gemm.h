@@ -20,6 +20,15 @@ struct PackedMatrix {
   void PackTransposed(const S* src, idx lds, idx rows, idx cols);
 };
 
+// The first operand of a product, given as its transpose: A = src^T, src (k, m).
+template <class T>
+struct PackedLeft {
+  idx m = 0;
+  Buffer<T> data;
+
+  void PackTransposed(const T* src, idx lds, idx rows, idx cols);
+};
+
 // c = a B^T as args.output says; args.b, n, k are taken from `b`.
 template <class T>
 void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b);
@@ -29,7 +38,8 @@ void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b);
 // are scratch that the caller keeps between calls.
 template <class T>
 struct WeightGradScratch {
-  PackedMatrix<T> dy, x;
+  PackedLeft<T> dy;
+  PackedMatrix<T> x;
 };
 template <class T>
 void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,

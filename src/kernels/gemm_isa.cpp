@@ -69,11 +69,19 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx last,
   }
   for (idx m = m0; m < m1;) {  // a block of rows stays within one panel
     const idx end = Min(m1, RoundUp(m + 1, kPanel));
-    const T* left = g.a + m / kPanel * panel_size + k0 * kPanel;
+    const T* left = g.a + m / kPanel * panel_size;
     ForRowBlocks<T>(end - m, [&](idx first, idx count) {
       LookAhead(ahead, m - m0 + first, count);
-      MicroBlock<true>(left + PanelIndex<T>(0, m % kPanel + first), 0, b, panel_size, num_panels,
-                       count, k1 - k0, c + (m - m0 + first) * ldc, ldc, from_c);
+      const idx row = m % kPanel + first;
+      float* to = c + (m - m0 + first) * ldc;
+      if constexpr (kLeftInRows<T>) {
+        const idx lda = RoundUp(g.k, kPad);
+        MicroBlock<false>(left + row * lda + k0, lda, b, panel_size, num_panels, count, k1 - k0, to,
+                          ldc, from_c);
+      } else {
+        MicroBlock<true>(left + PanelIndex<T>(k0, row), 0, b, panel_size, num_panels, count,
+                         k1 - k0, to, ldc, from_c);
+      }
     });
     m = end;
   }
@@ -140,6 +148,7 @@ void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratc
 
 template <class T>
 void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) {
+  [[maybe_unused]] const MicroSession session;
   if (g.output == GemmOutput::kStoreF32 || g.output == GemmOutput::kAccumulateF32) {
     GemmF32(g, m0, m1, p0, p1, scratch);
     return;
@@ -243,6 +252,30 @@ void PackT(T* packed, const S* src, idx lds, idx num_k, idx n, idx p0, idx p1) {
   }
 }
 
+// Panels as PackT's, or, where the kernel wants a row's k side by side, panels of 32 such rows.
+template <class T>
+void PackLeft(T* packed, const T* src, idx lds, idx num_k, idx m, idx p0, idx p1) {
+  if constexpr (!kLeftInRows<T>) {
+    PackT(packed, src, lds, num_k, m, p0, p1);
+    return;
+  }
+  constexpr idx kPairs = kPad / 2;
+  alignas(64) T zipped[kPad * kPanel];  // 32 k of a panel as PackT lays them out
+  const idx ld = RoundUp(num_k, kPad);
+  for (idx p = p0; p < p1; ++p) {
+    const idx columns = Min(kPanel, m - p * kPanel);
+    T* panel = packed + p * PanelSize(num_k);
+    for (idx k = 0; k < ld; k += kPad) {
+      PackT(zipped, src + k * lds + p * kPanel, lds, Min(kPad, num_k - k), columns, 0, 1);
+      for (idx r = 0; r < kPanel; r += kPairs) {
+        // Pairs of k are words, and 16 words of 16 rows change places.
+        Transpose16(reinterpret_cast<float*>(panel + r * ld + k), ld / 2,
+                    reinterpret_cast<const float*>(zipped + 2 * r), kPanel);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -251,6 +284,7 @@ void FillGemm(KernelsOf<T>& table) {
   table.pack = Pack<T>;
   table.pack_t_f32 = PackT<T, float>;
   table.pack_t = PackT<T, T>;
+  table.pack_left = PackLeft<T>;
 }
 template void FillGemm<bf16>(KernelsOf<bf16>& table);
 template void FillGemm<float>(KernelsOf<float>& table);

@@ -27,14 +27,14 @@ template <class T>
 struct GemmArgs {
   const T* a = nullptr;  // (M, K), lda; zero from K to the next multiple of 2
   idx lda = 0;
-  bool a_packed = false;  // a is a packed (M, K) instead (kernels/layout.h), and lda unused
-  const T* b = nullptr;  // packed (N, K)
+  bool a_packed = false;  // a is what pack_left wrote instead, and lda unused
+  const T* b = nullptr;   // packed (N, K)
   idx m = 0, n = 0, k = 0;
   GemmOutput output = GemmOutput::kStoreF32;
   float* c = nullptr;  // (M, N) f32, ldc; only N columns are written
   idx ldc = 0;
-  T* out = nullptr;              // (M, N), ldo; whole panels are written: ldo >= RoundUp(N, 32)
-  const T* residual = nullptr;   // (M, N), ldo
+  T* out = nullptr;             // (M, N), ldo; whole panels are written: ldo >= RoundUp(N, 32)
+  const T* residual = nullptr;  // (M, N), ldo
   idx ldo = 0;
 };
 
@@ -122,6 +122,9 @@ struct KernelsOf {
   // Packs columns [32 p0, 32 p1) of src (K, N): reduction over src's rows. num_k is padded to kPad.
   void (*pack_t_f32)(T* packed, const float* src, idx lds, idx num_k, idx n, idx p0, idx p1);
   void (*pack_t)(T* packed, const T* src, idx lds, idx num_k, idx n, idx p0, idx p1);
+  // The same for a left operand, columns being the product's rows. As large as pack_t's, but laid
+  // out as this path's gemm likes it: nobody else reads it.
+  void (*pack_left)(T* packed, const T* src, idx lds, idx num_k, idx m, idx p0, idx p1);
 
   void (*round)(T* y, const float* x, idx n);  // y = T(x), n a multiple of 16
   void (*rms_norm)(T* y, const T* x, const float* gamma, idx d, float eps);

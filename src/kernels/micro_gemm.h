@@ -193,9 +193,16 @@ static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_p
 #if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
 template <class T>
 constexpr idx kBlockRows = sizeof(T) == 2 ? kTileBlock : kMicroRows<T>;
+// A tile wants the k of a row side by side.
+template <class T>
+constexpr bool kLeftInRows = sizeof(T) == 2;
+using MicroSession = TileSession;
 #else
 template <class T>
 constexpr idx kBlockRows = kMicroRows<T>;
+template <class T>
+constexpr bool kLeftInRows = false;
+struct MicroSession {};  // what a kernel opens before its first product
 #endif
 
 // At most kBlockRows rows times num_panels panels.
@@ -204,7 +211,8 @@ static void MicroBlock(const T* a, idx lda, const T* b, idx panel_size, idx num_
                        idx num_rows, idx num_k, float* c, idx ldc, bool from_c) {
 #if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
   if constexpr (sizeof(T) == 2) {
-    TilePanels<kPackedLeft>(a, lda, b, panel_size, num_panels, num_rows, num_k, c, ldc, from_c);
+    static_assert(!kPackedLeft);
+    TilePanels(a, lda, b, panel_size, num_panels, num_rows, num_k, c, ldc, from_c);
     return;
   }
 #endif

@@ -197,33 +197,11 @@ void TileGemm(const bf16* a, idx lda, const bf16* panel, idx num_rows, idx num_k
 }
 
 // At most kTileBlock rows times `num_panels` panels, each `panel_size` behind the one before.
-// kPackedLeft: `a` points to the first row inside a packed panel. A tile wants k along its rows, so
-// they are copied first.
-template <bool kPackedLeft>
-void TilePanels(const bf16* a, idx lda, const bf16* b, idx panel_size, idx num_panels, idx num_rows,
-                idx num_k, float* c, idx ldc, bool from_c) {
+inline void TilePanels(const bf16* a, idx lda, const bf16* b, idx panel_size, idx num_panels,
+                       idx num_rows, idx num_k, float* c, idx ldc, bool from_c) {
   const TileSession session;
-  if constexpr (kPackedLeft) {
-    constexpr idx kCopyK = 256;
-    static_assert(kCopyK % kTileK == 0);
-    alignas(64) bf16 rows[kTileBlock * kCopyK];
-    for (idx k0 = 0; k0 < num_k; k0 += kCopyK) {
-      const idx k = num_k - k0 < kCopyK ? num_k - k0 : kCopyK;
-      const bf16* pairs = a + k0 * kPanel;
-      for (idx p = 0; p < k; p += 2) {
-        for (idx r = 0; r < num_rows; ++r) {
-          __builtin_memcpy(rows + r * kCopyK + p, pairs + p * kPanel + 2 * r, 2 * sizeof(bf16));
-        }
-      }
-      for (idx p = 0; p < num_panels; ++p) {
-        TileGemm(rows, kCopyK, b + p * panel_size + k0 * kPanel, num_rows, k, c + p * kPanel, ldc,
-                 from_c || k0 > 0);
-      }
-    }
-  } else {
-    for (idx p = 0; p < num_panels; ++p) {
-      TileGemm(a, lda, b + p * panel_size, num_rows, num_k, c + p * kPanel, ldc, from_c);
-    }
+  for (idx p = 0; p < num_panels; ++p) {
+    TileGemm(a, lda, b + p * panel_size, num_rows, num_k, c + p * kPanel, ldc, from_c);
   }
 }
 

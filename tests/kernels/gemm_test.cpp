@@ -235,7 +235,12 @@ void CheckPackedLeft(idx m, idx n, idx k) {
   }
   const PackedMatrix<T> b = Packed<T>(std::move(Rows<float>(n, k).Fill(17)));
   const Rows<float> want = StoreF32(a, b, k);
-  const PackedMatrix<T> left = Packed<T>(a_f32);
+  Rows<T> a_t(k, m);
+  for (idx r = 0; r < m; ++r) {
+    for (idx j = 0; j < k; ++j) a_t.row(j)[r] = a.row(r)[j];
+  }
+  PackedLeft<T> left;
+  left.PackTransposed(a_t.data.data(), a_t.ld, k, m);
   Rows<float> got(m, n);
   GemmArgs<T> args;
   args.a = left.data.data();
