@@ -10,6 +10,7 @@
 #include "train/floor.h"
 #include "train/learner.h"
 #include "train/optimizer.h"
+#include "train/plan.h"
 #include "train/step_metrics.h"
 
 namespace opo {
@@ -216,6 +217,29 @@ class StepBench {
   }
   const BestRate& rate() const { return rate_; }
 
+  // What `opo plan` says of a step like this one, its samples as long as they were on average.
+  void AddPlan(idx tape_bytes, ordered_json& run) const {
+    TrainConfig config;
+    config.model.dtype = sizeof(T) == 2 ? "bf16" : "f32";
+    config.rollout.prompts = args_.prompts;
+    config.rollout.samples = args_.samples;
+    config.rollout.max_new_tokens = args_.max_new_tokens;
+    config.run.memory_mb = idx{1} << 30;  // the budgets are the bench's own
+    config.run.tape_mb = 0;
+    idx prompt_tokens = 0;
+    for (const RolloutGroup& group : groups_) {
+      prompt_tokens += static_cast<idx>(group.prompt.size());
+    }
+    prompt_tokens = CeilDiv(prompt_tokens, args_.prompts);
+    const idx tokens = CeilDiv(run["tokens"].get<idx>(), args_.prompts * args_.samples);
+    MemoryPlan plan = PlanMemory(config, weights_.config, prompt_tokens);
+    plan.tape_budget = tape_bytes;
+    plan.micro_batch_budget = Budget(args_).memory_bytes;
+    plan = PlanStepMemory(config, weights_.config, prompt_tokens, tokens, plan);
+    run["planned_s"] = PlanStepTime(config, weights_.config, prompt_tokens, tokens, plan).total();
+    run["planned_peak_bytes"] = plan.total();
+  }
+
  private:
   static LearnerConfig Budget(const BenchArguments& args) {
     LearnerConfig config;
@@ -278,6 +302,10 @@ void BenchStep(const BenchArguments& args) {
       ordered_json run = bench.Run(plan.tape_bytes);
       if (plan.best.is_null() || run["step_s"] < plan.best["step_s"]) plan.best = std::move(run);
     }
+  }
+  // Only now: planning takes memory too.
+  for (Plan& plan : plans) {
+    bench.AddPlan(plan.tape_bytes, plan.best);
     out[plan.name] = plan.best;
   }
   if (args.json) {

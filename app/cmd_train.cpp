@@ -82,6 +82,7 @@ struct PlanArguments {
   std::string config;
   std::vector<std::string> set;
   idx prompt_tokens = 64;
+  idx completion_tokens = 0;  // 0: rollout.max_new_tokens
   bool json = false;
 };
 
@@ -92,41 +93,59 @@ void RunPlan(const PlanArguments& args) {
   const ModelConfig model = config.model.path.empty()
                                 ? FreshModel(config.model.init, Tokenizer::Bytes())
                                 : OpenModel(config.model.path)->config();
-  const MemoryPlan plan = PlanMemory(config, model, args.prompt_tokens);
+  const idx tokens =
+      args.completion_tokens > 0 ? args.completion_tokens : config.rollout.max_new_tokens;
+  const MemoryPlan plan = PlanStepMemory(config, model, args.prompt_tokens, tokens,
+                                         PlanMemory(config, model, args.prompt_tokens));
   StepWork work;
   const idx samples = config.rollout.prompts * config.rollout.samples;
-  work.tokens_sampled = work.tokens_learned = samples * config.rollout.max_new_tokens;
+  work.tokens_sampled = work.tokens_learned = samples * tokens;
   work.rows_sampled = work.tokens_sampled + config.rollout.prompts * (args.prompt_tokens - 1);
-  work.rows_recomputed = work.rows_learned = work.rows_sampled;
+  work.rows_learned = work.rows_sampled;
+  work.rows_recomputed = work.rows_sampled - plan.taped_rows;
   const double rate =
       MeasureGemmRate(model, config.model.dtype == "f32" ? DType::kF32 : DType::kBf16, 0.4);
   const double floor = FloorFlops(model, work) / rate;
+  const StepTimePlan time = PlanStepTime(config, model, args.prompt_tokens, tokens, plan);
   nlohmann::ordered_json out;
-  const std::vector<std::pair<const char*, idx>> parts = {{"weights_bytes", plan.weights},
+  const std::vector<std::pair<const char*, idx>> bytes = {{"process_bytes", plan.process},
+                                                          {"weights_bytes", plan.weights},
                                                           {"optimizer_bytes", plan.optimizer},
                                                           {"gradient_bytes", plan.gradient},
                                                           {"packed_bytes", plan.packed},
                                                           {"head_bytes", plan.head},
                                                           {"rollout_bytes", plan.rollout},
+                                                          {"tape_bytes", plan.tape},
                                                           {"micro_batch_bytes", plan.micro_batch},
                                                           {"total_bytes", plan.total()},
                                                           {"budget_bytes", plan.budget}};
-  for (const auto& [name, bytes] : parts) out[name] = bytes;
+  const std::vector<std::pair<const char*, double>> seconds = {
+      {"prefill_s", time.prefill}, {"decode_s", time.decode}, {"recheck_s", time.recheck},
+      {"forward_s", time.forward}, {"head_s", time.head},     {"backward_s", time.backward},
+      {"update_s", time.update},   {"total_s", time.total()}, {"floor_s", floor}};
+  for (const auto& [name, value] : bytes) out[name] = value;
   out["row_bytes"] = plan.row_bytes;
   out["micro_batch_rows"] = plan.micro_batch_rows;
+  out["taped_rows"] = plan.taped_rows;
+  for (const auto& [name, value] : seconds) out[name] = value;
   out["gemm_rate"] = rate;
-  out["floor_s"] = floor;
   if (args.json) {
     PrintJsonLine(out);
     return;
   }
-  for (const auto& [name, bytes] : parts) {
-    fmt::print("{:<20} {:>8} MB\n", std::string(name).substr(0, std::string(name).rfind('_')),
-               bytes >> 20);
+  const auto plain = [](const std::string& name) { return name.substr(0, name.rfind('_')); };
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    fmt::print("{:<14} {:>8} MB", plain(bytes[i].first), bytes[i].second >> 20);
+    if (i < seconds.size()) {
+      fmt::print("      {:<10} {:>9.2f} s", plain(seconds[i].first), seconds[i].second);
+    }
+    fmt::print("\n");
   }
   fmt::print(
-      "{} rows a micro-batch at {} KB; the longest step takes at least {:.1f} s ({:.0f} GFLOP/s)\n",
-      plan.micro_batch_rows, plan.row_bytes >> 10, floor, rate / 1e9);
+      "{} rows a micro-batch at {} KB; a step of {} samples of {} tokens, {} of its {} rows on the "
+      "tape; products at {:.0f} GFLOP/s\n",
+      plan.micro_batch_rows, plan.row_bytes >> 10, samples, tokens, plan.taped_rows,
+      work.rows_sampled, rate / 1e9);
 }
 
 }  // namespace
@@ -156,6 +175,10 @@ void AddPlan(CLI::App& app, int&) {
       ->allow_extra_args(false);
   verb->add_option("--prompt-tokens", args->prompt_tokens, "tokens of a prompt")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  verb->add_option("--completion-tokens", args->completion_tokens,
+                   "tokens of a sample; 0: rollout.max_new_tokens, the longest step")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   verb->add_flag("--json", args->json, "an object on stdout");
   verb->callback([args] { RunPlan(*args); });

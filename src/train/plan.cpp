@@ -4,9 +4,8 @@
 
 #include "base/error.h"
 #include "kernels/layout.h"
-#include "model/segment.h"
-#include "rollout/rollout.h"
 #include "train/floor.h"
+#include "train/learner.h"
 
 namespace opo {
 namespace {
@@ -14,19 +13,203 @@ namespace {
 constexpr idx kMaxMicroBatch = idx{1} << 30;  // larger ones are not faster
 constexpr idx kHeadChunkRows = 512;           // of the learner (train/learner.cpp)
 constexpr idx kSampleChunkRows = 128;         // of the sampler (rollout/generate.cpp)
+constexpr idx kPrefillRows = 2048;            // of one call (rollout/generate.cpp)
+constexpr idx kProcessBytes = idx{32} << 20;  // a vocabulary of 49152 is most of it
+constexpr idx kRowBookkeeping = 160;          // indices and pointers (transformer_grad.cpp)
+
+// Bytes of the engine's buffers.
+template <class T>
+struct Sizes {
+  static constexpr idx kBytes = sizeof(T);
+  explicit Sizes(const ModelConfig& m)
+      : activations(m),
+        vocab(m.vocab_size),
+        d(RoundUp(m.hidden_size, kPad)),
+        q(RoundUp(m.num_heads * m.head_dim, kPad)),
+        kv(RoundUp(m.num_kv_heads * m.head_dim, kPad)),
+        qkv(RoundUp((m.num_heads + 2 * m.num_kv_heads) * m.head_dim, kPad)),
+        f(RoundUp(m.intermediate_size, kPad)),
+        gate_up(RoundUp(2 * m.intermediate_size, kPad)),
+        page(m.num_layers * ShapeOf(m).page_size() * kBytes),
+        forward_row((d + 2 * q) * kBytes + m.num_heads * 4 + kRowBookkeeping / 4),
+        backward_row(forward_row + q * kBytes + (d + q + 2 * kv) * 4 + kRowBookkeeping / 4 * 3),
+        prefix_grad_row(m.num_layers * m.num_kv_heads * m.head_dim * 2 * 4) {}
+  ActivationLayout<T> activations;
+  idx vocab, d, q, kv, qkv, f, gate_up;
+  idx page;
+  idx forward_row;   // scratch of Transformer::Forward
+  idx backward_row;  // as Transformer::backward_row_bytes: Forward's and Backward's
+  idx prefix_grad_row;
+
+  idx record(idx rows, Record record) const {
+    return RoundUp(rows, kActivationRows) * activations.row_bytes(record);
+  }
+  // As Learner::row_bytes.
+  idx micro_batch_row(Record record) const {
+    if (record == Record::kNone) return backward_row;
+    return backward_row + activations.row_bytes(record) + page / kKeyBlock;
+  }
+  // What Forward and Backward hold of a chunk of rows, however many there are.
+  idx layer_chunk(idx rows) const {
+    const idx forward = (d + 2 * kv + gate_up + f) * kBytes + qkv * 4;
+    const idx backward = (q + d + f + gate_up + qkv) * kBytes + d * 4;
+    return std::min(rows, kLayerRows) * (forward + backward);
+  }
+  idx head(const StepShape& step) const {
+    const idx rows = std::min(kHeadChunkRows, RoundUp(step.samples * step.tokens, kRowBlock));
+    const idx ld_v = RoundUp(vocab, kPad);
+    // The packed operands of the weight gradients serve all layers too.
+    const idx packed =
+        PackedSize(std::max(vocab, gate_up), rows) + PackedSize(std::max(d, f), rows);
+    return rows * (ld_v * (4 + kBytes) + d * (kBytes + 8)) + packed * kBytes +
+           std::min(step.slots, kSampleChunkRows) * ld_v * 4;
+  }
+};
+
+// The most that any micro-batch of a pass over a step takes, part by part.
+struct LearnerPeak {
+  idx records = 0;       // bytes
+  idx pages = 0;         // bytes
+  idx forward_rows = 0;  // of one micro-batch
+  idx backward_rows = 0;
+  idx prefix_grads = 0;  // bytes
+  idx rows_rerun = 0;    // of all
+};
+
+// Cuts a step into micro-batches as Learner::Accumulate does; `taped` is the share of samples whose
+// records the sampler left.
+template <class T>
+LearnerPeak SimulateLearner(const TrainConfig& config, const Sizes<T>& sizes, const StepShape& step,
+                            idx budget, double taped, bool prompts_taped) {
+  RolloutGroup group;
+  group.prompt.resize(static_cast<std::size_t>(step.shared + 1));
+  group.rollouts.resize(static_cast<std::size_t>(config.rollout.samples));
+  for (Rollout& rollout : group.rollouts) {
+    rollout.tokens.resize(static_cast<std::size_t>(step.tokens));
+  }
+  const LearnGroup learn{&group, {}, -1};
+  const std::vector<Unit> units = CutUnits({&learn, 1}, config.train.unit_tokens);
+  LearnerPeak peak, now;
+  idx used = 0;
+  const auto flush = [&] {
+    peak.records = std::max(peak.records, now.records);
+    peak.pages = std::max(peak.pages, now.pages);
+    peak.forward_rows = std::max(peak.forward_rows, now.forward_rows);
+    peak.backward_rows = std::max(peak.backward_rows, now.backward_rows);
+    peak.prefix_grads = std::max(peak.prefix_grads, now.prefix_grads);
+    now = {};
+    used = 0;
+  };
+  const idx prompts = CeilDiv(MiniBatchPrompts(config), config.train.shards);
+  for (idx p = 0; p < prompts; ++p) {
+    for (const Unit& unit : units) {
+      const idx taped_rows = static_cast<idx>(static_cast<double>(unit.sample_rows) * taped) +
+                             (prompts_taped ? unit.prefix_rows : 0);
+      const idx rows = RoundUp(unit.sample_rows + unit.prefix_rows, kRowBlock);
+      const auto bytes_of = [&](Record record) {
+        return (rows - taped_rows) * sizes.micro_batch_row(record) +
+               taped_rows * sizes.micro_batch_row(Record::kNone);
+      };
+      const Record record = bytes_of(Record::kAll) <= budget ? Record::kAll : Record::kResiduals;
+      if (used > 0 && used + bytes_of(record) > budget) flush();
+      used += bytes_of(record);
+      // The prompt's rows are run and recorded with the group's first unit.
+      const bool first = unit.first_sample == 0;
+      const idx run = unit.sample_rows + (first ? unit.prefix_rows : 0) -
+                      (taped_rows - (prompts_taped && !first ? unit.prefix_rows : 0));
+      now.records += sizes.record(run, record);
+      now.pages += CeilDiv(run, kKeyBlock) * sizes.page;
+      now.forward_rows += run;
+      now.backward_rows += unit.padded_rows();
+      if (first) now.prefix_grads += unit.prefix_rows * sizes.prefix_grad_row;
+      if (record == Record::kResiduals) peak.rows_rerun += run;
+    }
+  }
+  flush();
+  peak.rows_rerun *= CeilDiv(config.rollout.prompts, prompts);
+  return peak;
+}
+
+// What sampling puts on the tape: prompts first, then as many samples as fit to their ends. Samples
+// that were dropped half-way had filled the budget before. Returns the bytes that are there when it
+// ends.
+template <class T>
+idx PlanTape(const Sizes<T>& sizes, const StepShape& step, MemoryPlan& plan) {
+  const idx prompt = sizes.record(step.shared, Record::kAll);
+  const idx sample = sizes.record(step.tokens, Record::kAll);
+  plan.taped_prompts =
+      prompt == 0 ? step.prompts : std::min(step.prompts, plan.tape_budget / prompt);
+  const idx left = plan.tape_budget - plan.taped_prompts * prompt;
+  plan.taped_samples = std::min(step.samples, left / sample);
+  plan.taped_rows = plan.taped_prompts * step.shared + plan.taped_samples * step.tokens;
+  const idx kept = plan.taped_prompts * prompt + plan.taped_samples * sample;
+  plan.tape = plan.taped_samples == step.samples
+                  ? kept
+                  : std::min(plan.tape_budget, step.prompts * prompt + step.samples * sample);
+  return kept;
+}
+
+// The parts that follow from a step and from the budgets of tape and micro-batch.
+template <class T>
+void PlanParts(const TrainConfig& config, const ModelConfig& m, const StepShape& step,
+               MemoryPlan& plan) {
+  const Sizes<T> sizes(m);
+  plan.head = sizes.head(step);
+  const idx kept = PlanTape(sizes, step, plan);
+
+  const bool some = plan.taped_samples > 0 && plan.taped_samples < step.samples;
+  // A taped prompt keeps its pages where one of its samples has to be run again.
+  const idx open_prompts =
+      some ? step.prompts : std::min(step.prompts, CeilDiv(step.slots, config.rollout.samples) + 1);
+  const idx pages = (step.slots * CeilDiv(step.tokens, kKeyBlock) +
+                     open_prompts * CeilDiv(step.shared, kKeyBlock)) *
+                    sizes.page;
+  const idx prefill_rows = std::min(kPrefillRows, open_prompts * step.shared);
+  const idx sampler_rows = std::max(step.slots, prefill_rows);
+  plan.rollout = pages + sampler_rows * sizes.forward_row + step.slots * sizes.d * sizes.kBytes;
+  if (config.monitor.kl_every > 0) {  // the reference has pages and scratch of its own
+    const idx rows = std::max(step.tokens, step.shared);
+    plan.rollout += CeilDiv(step.tokens + step.shared, kKeyBlock) * sizes.page +
+                    rows * (sizes.forward_row + sizes.d * sizes.kBytes) + sizes.layer_chunk(rows);
+  }
+
+  const double taped = static_cast<double>(plan.taped_samples) / static_cast<double>(step.samples);
+  LearnerPeak peak = SimulateLearner(config, sizes, step, plan.micro_batch_budget, taped,
+                                     plan.taped_prompts == step.prompts);
+  plan.rows_rerun = peak.rows_rerun;
+  idx records = kept + peak.records;
+  // Only a batch's first update finds the tape.
+  if (MiniBatchPrompts(config) < config.rollout.prompts || config.train.epochs > 1) {
+    const LearnerPeak later =
+        SimulateLearner(config, sizes, step, plan.micro_batch_budget, 0.0, false);
+    records = std::max(records, later.records);
+    peak.pages = std::max(peak.pages, later.pages);
+    peak.forward_rows = std::max(peak.forward_rows, later.forward_rows);
+    peak.backward_rows = std::max(peak.backward_rows, later.backward_rows);
+    peak.prefix_grads = std::max(peak.prefix_grads, later.prefix_grads);
+  }
+  // The recheck's records are free again when the learner makes its own.
+  plan.tape = std::max(plan.tape, kept + sizes.record(RecheckRows(plan.taped_rows), Record::kAll));
+  plan.micro_batch = std::max<idx>(0, records - plan.tape) + std::max<idx>(0, peak.pages - pages) +
+                     std::max<idx>(0, peak.forward_rows - sampler_rows) * sizes.forward_row +
+                     peak.backward_rows * (sizes.backward_row - sizes.forward_row) +
+                     sizes.layer_chunk(std::max(sampler_rows, peak.backward_rows)) +
+                     peak.prefix_grads;
+}
 
 idx Packed(idx n, idx k, idx bytes) { return (PackedSize(n, k) + PackedSize(k, n)) * bytes; }
 
 template <class T>
 MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_tokens) {
   constexpr idx kBytes = sizeof(T);
+  const Sizes<T> sizes(m);
   const idx slab = SlabSize(ListTensors(m)) * 4;
   const idx q = m.num_heads * m.head_dim;
   const idx kv = m.num_kv_heads * m.head_dim;
   const idx d = m.hidden_size;
   const idx f = m.intermediate_size;
-  const idx ld_v = RoundUp(m.vocab_size, kPad);
   MemoryPlan plan;
+  plan.process = kProcessBytes;
   plan.weights = slab;
   plan.optimizer = 2 * slab;
   idx levels = 0;
@@ -35,49 +218,41 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   const idx layer = Packed(q + 2 * kv, d, kBytes) + Packed(d, q, kBytes) +
                     Packed(2 * f, d, kBytes) + Packed(d, f, kBytes);
   const idx embed = m.vocab_size * RoundUp(d, kPad) * kBytes;
-  plan.packed = m.num_layers * layer + Packed(m.vocab_size, d, kBytes) + embed;
-  if (config.monitor.kl_every > 0) plan.packed += plan.packed / 2;
-  plan.head = kHeadChunkRows * ld_v * (4 + 2 * kBytes) + kSampleChunkRows * ld_v * 4;
+  const idx both = m.num_layers * layer + Packed(m.vocab_size, d, kBytes);
+  plan.packed = both + embed;
+  if (config.monitor.kl_every > 0) plan.packed += both / 2 + embed;
 
-  const idx samples = config.rollout.prompts * config.rollout.samples;
-  const idx slots =
-      std::min(samples, config.rollout.slots > 0 ? config.rollout.slots : kDefaultSlots);
-  const idx page = m.num_layers * ShapeOf(m).page_size() * kBytes;
-  const idx forward_row =
-      (4 * RoundUp(d, kPad) + 3 * q + 2 * kv + 3 * f) * kBytes + (q + 2 * kv) * 4;
-  plan.rollout = (slots * CeilDiv(config.rollout.max_new_tokens, kKeyBlock) +
-                  CeilDiv(slots, config.rollout.samples) * CeilDiv(prompt_tokens, kKeyBlock)) *
-                     page +
-                 2048 * forward_row;
-
-  const ActivationLayout<T> activations(m);
-  // As Learner::row_bytes: the record, a backward pass's scratch, the row's share of a KV page.
-  const idx scratch =
-      (4 * d + 6 * f + 4 * f + 4 * q + 3 * kv + 2 * f) * kBytes + (2 * d + 2 * q + 4 * kv) * 4;
-  plan.tape_row_bytes = activations.row_bytes(Record::kAll);
-  plan.row_bytes = plan.tape_row_bytes + scratch + page / kKeyBlock;
-  plan.least_rows = RoundUp(prompt_tokens + config.rollout.max_new_tokens, kRowBlock);
+  const StepShape step(config, prompt_tokens, config.rollout.max_new_tokens);
+  plan.tape_row_bytes = sizes.activations.row_bytes(Record::kAll);
+  plan.row_bytes = sizes.micro_batch_row(Record::kAll);
+  plan.least_rows = RoundUp(std::max(step.tokens, std::min(config.train.unit_tokens,
+                                                           config.rollout.samples * step.tokens)) +
+                                step.shared,
+                            kRowBlock);
   plan.budget =
       config.run.memory_mb > 0 ? config.run.memory_mb << 20 : AvailableMemoryBytes() / 10 * 7;
-  const idx rest = std::max<idx>(0, plan.budget - plan.total());
+  PlanParts<T>(config, m, step, plan);  // with neither tape nor micro-batch
+  const idx fixed = plan.total() - plan.tape - plan.micro_batch + sizes.layer_chunk(kLayerRows);
+  const idx rest = std::max<idx>(0, plan.budget - fixed);
   // The longest step, all of it on the tape; a micro-batch is then scratch alone, and may be small.
-  const idx step_rows = samples * config.rollout.max_new_tokens +
-                        config.rollout.prompts * std::max<idx>(0, prompt_tokens - 1);
-  plan.tape = config.run.tape_mb >= 0
-                  ? config.run.tape_mb << 20
-                  : std::clamp<idx>(rest - kMaxMicroBatch / 2, 0, step_rows * plan.tape_row_bytes);
-  plan.micro_batch = std::clamp<idx>(rest - plan.tape, 0, kMaxMicroBatch);
-  plan.micro_batch_rows = plan.micro_batch / plan.row_bytes;
-  const idx least = plan.least_rows * (plan.row_bytes - plan.tape_row_bytes +
-                                       activations.row_bytes(Record::kResiduals));
-  if (plan.micro_batch < least) {
-    const idx need = plan.total() - plan.micro_batch + least;
+  const idx step_records = step.samples * sizes.record(step.tokens, Record::kAll) +
+                           step.prompts * sizes.record(step.shared, Record::kAll);
+  plan.tape_budget = config.run.tape_mb >= 0
+                         ? config.run.tape_mb << 20
+                         : std::clamp<idx>(rest - kMaxMicroBatch / 2, 0, step_records);
+  plan.micro_batch_budget = std::clamp<idx>(rest - plan.tape_budget, 0, kMaxMicroBatch);
+  plan.micro_batch_rows = plan.micro_batch_budget / plan.row_bytes;
+  const idx least = plan.least_rows * sizes.micro_batch_row(Record::kResiduals);
+  if (plan.micro_batch_budget < least) {
+    const idx need = fixed + plan.tape_budget + least;
     Fail(ErrorCode::kUsage,
          "run.memory_mb: {} MB cannot hold this run; the least is {} MB (weights {} MB, optimizer "
-         "{} MB, gradient {} MB, packed weights {} MB, tape {} MB, one sample of {} rows {} MB)",
+         "{} MB, gradient {} MB, packed weights {} MB, tape {} MB, one unit of {} rows {} MB)",
          plan.budget >> 20, (need >> 20) + 1, plan.weights >> 20, plan.optimizer >> 20,
-         plan.gradient >> 20, plan.packed >> 20, plan.tape >> 20, plan.least_rows, least >> 20);
+         plan.gradient >> 20, plan.packed >> 20, plan.tape_budget >> 20, plan.least_rows,
+         least >> 20);
   }
+  PlanParts<T>(config, m, step, plan);
   return plan;
 }
 
@@ -103,9 +278,27 @@ ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) 
   return c;
 }
 
+StepShape::StepShape(const TrainConfig& config, idx prompt_tokens, idx completion_tokens)
+    : prompts(config.rollout.prompts),
+      samples(config.rollout.prompts * config.rollout.samples),
+      slots(std::min(samples, config.rollout.slots > 0 ? config.rollout.slots : kDefaultSlots)),
+      shared(std::max<idx>(0, prompt_tokens - 1)),
+      tokens(std::max<idx>(1, completion_tokens)) {}
+
 MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens) {
   return config.model.dtype == "f32" ? PlanFor<float>(config, model, prompt_tokens)
                                      : PlanFor<bf16>(config, model, prompt_tokens);
+}
+
+MemoryPlan PlanStepMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+                          idx completion_tokens, MemoryPlan plan) {
+  const StepShape step(config, prompt_tokens, completion_tokens);
+  if (config.model.dtype == "f32") {
+    PlanParts<float>(config, model, step, plan);
+  } else {
+    PlanParts<bf16>(config, model, step, plan);
+  }
+  return plan;
 }
 
 }  // namespace opo

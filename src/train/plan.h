@@ -1,4 +1,5 @@
-// What a run will need, computed before it starts from the model's shape and the settings alone.
+// What a run will need, computed before it starts: memory from the model's shape and the settings
+// alone, time from the engine's own speed on a few layers of that shape.
 #pragma once
 
 #include "model/config.h"
@@ -10,28 +11,71 @@ namespace opo {
 // The shape of the model that [model.init] asks for.
 ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer);
 
+// Prompts, samples and slots of a step, every prompt and every sample of the same length.
+struct StepShape {
+  StepShape(const TrainConfig& config, idx prompt_tokens, idx completion_tokens);
+  idx prompts, samples, slots;
+  idx shared;  // rows of a prompt: its last token is a sample's first row
+  idx tokens;  // rows of a sample
+  idx rows() const { return samples * tokens + prompts * shared; }
+};
+
 struct MemoryPlan {
-  // Bytes of each part.
+  // Peak bytes of each part in one step. The engine gives nothing back before the process ends, so
+  // what sampler and learner share (KV pages, scratch of the forward pass) is counted once.
+  idx process = 0;      // code, tokenizer, stacks: a round figure
   idx weights = 0;      // f32 masters
   idx optimizer = 0;    // m and v
   idx gradient = 0;     // one slab, and one a level of the shard tree
   idx packed = 0;       // what the kernels read: both directions, embedding, a frozen reference
-  idx head = 0;         // logits of one chunk of rows, their gradient and its transpose
-  idx rollout = 0;      // KV pages and scratch of the samples decoded at once
-  idx tape = 0;         // the sampler's activations, kept for the learner
-  idx micro_batch = 0;  // activations and scratch of one micro-batch of the learner
+  idx head = 0;         // a chunk of rows each: sampler's logits, learner's, their gradient packed
+  idx rollout = 0;      // KV pages of the samples decoded at once, scratch of the forward pass
+  idx tape = 0;         // the sampler's records kept for the learner, and those of their recheck
+  idx micro_batch = 0;  // what the learner's largest micro-batch takes beyond all that
   idx total() const {
-    return weights + optimizer + gradient + packed + head + rollout + tape + micro_batch;
+    return process + weights + optimizer + gradient + packed + head + rollout + tape + micro_batch;
   }
+  // What the engine is told to stay below; a short step takes less.
+  idx budget = 0;              // run.memory_mb, or what was chosen from the machine
+  idx tape_budget = 0;         // of records on the tape
+  idx micro_batch_budget = 0;  // of one micro-batch: records, its share of KV pages, scratch
+
   idx row_bytes = 0;         // of one row of a micro-batch that is not on the tape
   idx micro_batch_rows = 0;  // such rows that fit
   idx tape_row_bytes = 0;    // of one row on the tape
-  idx least_rows = 0;        // of a sample and its prompt: what a micro-batch must hold
-  idx budget = 0;            // run.memory_mb, or what was chosen from the machine
+  idx least_rows = 0;        // of the largest unit: what a micro-batch must hold
+
+  // The step that the parts speak of.
+  idx taped_prompts = 0, taped_samples = 0;
+  idx taped_rows = 0;
+  idx rows_rerun = 0;  // run forward a second time by the learner, layer by layer
 };
 
-// For prompts of `prompt_tokens`. Throws Error(kUsage) where the budget cannot hold one sample,
-// even layer by layer, saying what would.
+// For prompts of `prompt_tokens`. Throws Error(kUsage) where the budget cannot hold one unit, even
+// layer by layer, saying what would. The parts are those of the longest step: every sample of
+// rollout.max_new_tokens.
 MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens);
+
+// The same budgets, and the parts for samples of `completion_tokens`.
+MemoryPlan PlanStepMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+                          idx completion_tokens, MemoryPlan plan);
+
+struct StepTimePlan {
+  // Seconds.
+  double prefill = 0;
+  double decode = 0;    // the sampler's head and the drawing of tokens included
+  double recheck = 0;   // of the tape
+  double forward = 0;   // learner: rows that are not on the tape, and those run a second time
+  double head = 0;      // learner: logits, loss and their gradient
+  double backward = 0;  // learner: all layers
+  double update = 0;    // gradient norm, AdamW, packing
+  double total() const { return prefill + decode + recheck + forward + head + backward + update; }
+};
+
+// Measures sampler, learner and optimizer in this process, on random weights of the model's shape
+// but of one and of three layers, and scales to a step of `completion_tokens` a sample. Takes some
+// seconds, and the memory of such a model.
+StepTimePlan PlanStepTime(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+                          idx completion_tokens, const MemoryPlan& plan);
 
 }  // namespace opo

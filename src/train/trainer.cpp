@@ -74,8 +74,8 @@ class Trainer {
     // What prompts will be like is not known yet: as long as they may be, up to a usual length.
     const MemoryPlan plan =
         PlanMemory(config_, weights_.config, std::min<idx>(config_.data.prompt_limit, 64));
-    learner_config.memory_bytes = plan.micro_batch;
-    tape_.max_bytes = plan.tape;
+    learner_config.memory_bytes = plan.micro_batch_budget;
+    tape_.max_bytes = plan.tape_budget;
     learner_config.inv_temperature = Sampling(0).inv_temperature();
     learner_ = std::make_unique<Learner<T>>(*model_, weights_.layout, learner_config);
     grad_ = Buffer<float>(weights_.layout.size);

@@ -59,12 +59,33 @@ TEST_F(WholeRun, ThreadsChangeNothing) {
 }
 
 TEST_F(WholeRun, MemoryBudgetsChangeNothing) {
-  // Units of at most 32 tokens; 24 MB hold a few of them, 400 MB a whole batch.
-  const std::string small = Digest("small", {"train.unit_tokens=32", "run.memory_mb=24"});
+  // Units of at most 32 tokens; 43 MB hold a few of them, 400 MB a whole batch.
+  const std::string small =
+      Digest("small", {"train.unit_tokens=32", "run.memory_mb=43", "run.tape_mb=0"});
   EXPECT_EQ(small, Digest("large", {"train.unit_tokens=32", "run.memory_mb=400"}));
   const auto steps_small = ReadText(scratch_ / "small/metrics.jsonl");
   const auto first = nlohmann::json::parse(steps_small.substr(0, steps_small.find('\n')));
   EXPECT_GT(first["learn/micro_batches"].get<int>(), 1) << "the budget was meant to be tight";
+}
+
+TEST_F(WholeRun, TheTapeChangesNothing) {
+  const std::string none = Digest("none", {"run.tape_mb=0"});
+  EXPECT_EQ(none, Digest("some", {"run.tape_mb=1"}));
+  EXPECT_EQ(none, Digest("all", {"run.tape_mb=-1"}));
+  const auto first_step = [&](const std::string& run) {
+    const std::string steps = ReadText(scratch_ / (run + "/metrics.jsonl"));
+    return nlohmann::json::parse(steps.substr(0, steps.find('\n')));
+  };
+  const auto rows = [&](const std::string& run, const std::string& which) {
+    return first_step(run)["exact/" + which + "_rows"].get<int>();
+  };
+  EXPECT_EQ(rows("none", "taped"), 0);
+  EXPECT_GT(rows("some", "taped"), 0);
+  EXPECT_GT(rows("all", "taped"), rows("some", "taped"));
+  for (const char* run : {"some", "all"}) {
+    EXPECT_GT(rows(run, "rechecked"), 0);
+    EXPECT_EQ(rows(run, "mismatched"), 0);
+  }
 }
 
 TEST_F(WholeRun, SlotsChangeNothing) {
