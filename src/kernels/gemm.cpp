@@ -14,9 +14,8 @@ constexpr idx kLeftBytes = idx{640} << 10;  // of a block of the left operand: i
 // Rows of a block: as many as the cache holds, and blocks as even as whole panels allow.
 template <class T>
 idx RowsOfBlock(const GemmArgs<T>& args) {
-  const bool f32 =
-      args.output == GemmOutput::kStoreF32 || args.output == GemmOutput::kAccumulateF32;
-  const idx row_bytes = (f32 ? std::min(args.k, kGemmK) : args.k) * static_cast<idx>(sizeof(T));
+  const idx row_bytes =
+      (args.to_f32() ? std::min(args.k, kGemmK) : args.k) * static_cast<idx>(sizeof(T));
   idx most = kGemmRows;
   while (most > kPanel && most * row_bytes > kLeftBytes) most = most / 2 / kPanel * kPanel;
   return RoundUp(CeilDiv(args.m, CeilDiv(args.m, most)), kPanel);
@@ -76,7 +75,6 @@ void PackedMatrix<T>::PackTransposed(const S* src, idx lds, idx rows, idx cols) 
 
 template <class T>
 void PackedLeft<T>::PackTransposed(const T* src, idx lds, idx rows, idx cols) {
-  m = cols;
   data.Reserve(PackedSize(cols, rows));
   const auto pack = ActiveKernels().of<T>().pack_left;
   ParallelFor(CeilDiv(cols, kPanel),

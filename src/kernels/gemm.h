@@ -23,7 +23,6 @@ struct PackedMatrix {
 // The first operand of a product, given as its transpose: A = src^T, src (k, m).
 template <class T>
 struct PackedLeft {
-  idx m = 0;
   Buffer<T> data;
 
   void PackTransposed(const T* src, idx lds, idx rows, idx cols);

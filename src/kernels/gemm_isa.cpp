@@ -149,7 +149,7 @@ void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratc
 template <class T>
 void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) {
   [[maybe_unused]] const MicroSession session;
-  if (g.output == GemmOutput::kStoreF32 || g.output == GemmOutput::kAccumulateF32) {
+  if (g.to_f32()) {
     GemmF32(g, m0, m1, p0, p1, scratch);
     return;
   }

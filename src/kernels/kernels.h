@@ -36,6 +36,9 @@ struct GemmArgs {
   T* out = nullptr;             // (M, N), ldo; whole panels are written: ldo >= RoundUp(N, 32)
   const T* residual = nullptr;  // (M, N), ldo
   idx ldo = 0;
+  bool to_f32() const {
+    return output == GemmOutput::kStoreF32 || output == GemmOutput::kAccumulateF32;
+  }
 };
 
 // One tile of attention: up to kTileRows rows that share a prefix (the prompt), each with own keys.

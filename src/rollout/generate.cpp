@@ -11,9 +11,6 @@
 namespace opo {
 namespace {
 
-constexpr idx kPrefillRows = 2048;  // rows of one prefill call
-constexpr idx kHeadRows = 128;      // rows of logits held at once
-
 // A prompt whose samples are under way. Its rows but the last are shared by all of them.
 template <class T>
 struct OpenPrompt {
@@ -208,11 +205,11 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
     }
     const idx batch = static_cast<idx>(active.size());
     hidden.Reserve(batch * ld);
-    logits.Reserve(std::min(batch, kHeadRows) * model.ld_logits());
+    logits.Reserve(std::min(batch, kLogitRows) * model.ld_logits());
     model.Forward(runs, hidden.data());
     std::vector<SampledToken> sampled(active.size());
-    for (idx first = 0; first < batch; first += kHeadRows) {
-      const idx rows = std::min(kHeadRows, batch - first);
+    for (idx first = 0; first < batch; first += kLogitRows) {
+      const idx rows = std::min(kLogitRows, batch - first);
       model.Logits(hidden.data() + first * ld, rows, logits.data());
       ParallelFor(rows, [&](idx r) {
         const Slot<T>& slot = active[static_cast<std::size_t>(first + r)];

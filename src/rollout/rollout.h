@@ -54,6 +54,8 @@ struct SamplingConfig {
 };
 
 inline constexpr idx kDefaultSlots = 256;
+inline constexpr idx kPrefillRows = 2048;  // rows of one prefill call
+inline constexpr idx kLogitRows = 128;     // rows of logits that Generate and Score hold at once
 
 // What sampling leaves for the learner: the records of prompts and samples, so that it need not run
 // them forward again (the sampler's activations are the learner's, bit for bit).

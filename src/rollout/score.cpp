@@ -5,16 +5,12 @@
 #include "rollout/rollout.h"
 
 namespace opo {
-namespace {
-constexpr idx kScoreRows = 128;  // rows of logits held at once
-}
-
 template <class T>
 void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temperature) {
   const idx ld = model.ld();
   const Kernels& kernels = ActiveKernels();
   Buffer<T> hidden;
-  Buffer<float> logits(kScoreRows * model.ld_logits());
+  Buffer<float> logits(kLogitRows * model.ld_logits());
   for (RolloutGroup& group : groups) {
     Segment<T> prefix(&model.pool());
     const idx shared = static_cast<idx>(group.prompt.size()) - 1;
@@ -42,8 +38,8 @@ void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temp
       run.count = rows;
       hidden.Reserve(rows * ld);
       model.Forward({&run, 1}, hidden.data());
-      for (idx first = 0; first < rows; first += kScoreRows) {
-        const idx n = std::min(kScoreRows, rows - first);
+      for (idx first = 0; first < rows; first += kLogitRows) {
+        const idx n = std::min(kLogitRows, rows - first);
         model.Logits(hidden.data() + first * ld, n, logits.data());
         ParallelFor(n, [&](idx r) {
           thread_local std::vector<float> block_sums;

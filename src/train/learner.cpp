@@ -13,10 +13,6 @@
 namespace opo {
 namespace {
 
-// Rows of logits that the learner holds at once; a multiple of kRowBlock. Smaller chunks make the
-// head's weight gradient memory-bound, larger ones only cost memory.
-constexpr idx kHeadRows = 512;
-
 idx PrefixRows(const RolloutGroup& group) { return static_cast<idx>(group.prompt.size()) - 1; }
 
 bool HasGradient(const LearnGroup& g) {

@@ -28,6 +28,10 @@ namespace opo {
 // token's weight. `policy` is the learner's log-prob, `rollout` the sampler's.
 using LossFunction = std::function<TokenLoss(double policy, double rollout, double advantage)>;
 
+// Rows of logits that the learner holds at once; a multiple of kRowBlock. Smaller chunks make the
+// head's weight gradient memory-bound, larger ones only cost memory.
+inline constexpr idx kHeadRows = 512;
+
 struct LearnerConfig {
   idx unit_tokens = 1024;
   idx memory_bytes = idx{1} << 30;  // of one micro-batch: activations and backward scratch

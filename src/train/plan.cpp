@@ -11,9 +11,6 @@ namespace opo {
 namespace {
 
 constexpr idx kMaxMicroBatch = idx{1} << 30;  // larger ones are not faster
-constexpr idx kHeadChunkRows = 512;           // of the learner (train/learner.cpp)
-constexpr idx kSampleChunkRows = 128;         // of the sampler (rollout/generate.cpp)
-constexpr idx kPrefillRows = 2048;            // of one call (rollout/generate.cpp)
 constexpr idx kProcessBytes = idx{32} << 20;  // a vocabulary of 49152 is most of it
 constexpr idx kRowBookkeeping = 160;          // indices and pointers (transformer_grad.cpp)
 
@@ -56,13 +53,13 @@ struct Sizes {
     return std::min(rows, kLayerRows) * (forward + backward);
   }
   idx head(const StepShape& step) const {
-    const idx rows = std::min(kHeadChunkRows, RoundUp(step.samples * step.tokens, kRowBlock));
+    const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));
     const idx ld_v = RoundUp(vocab, kPad);
     // The packed operands of the weight gradients serve all layers too.
     const idx packed =
         PackedSize(std::max(vocab, gate_up), rows) + PackedSize(std::max(d, f), rows);
     return rows * (ld_v * (4 + kBytes) + d * (kBytes + 8)) + packed * kBytes +
-           std::min(step.slots, kSampleChunkRows) * ld_v * 4;
+           std::min(step.slots, kLogitRows) * ld_v * 4;
   }
 };
 

@@ -13,9 +13,6 @@
 namespace opo {
 namespace {
 
-constexpr idx kCallRows = 2048;        // of a prefill call (rollout/generate.cpp)
-constexpr idx kSampleChunkRows = 128;  // of the sampler's logits (rollout/generate.cpp)
-
 // The shortest of some calls.
 class Best {
  public:
@@ -174,7 +171,7 @@ class StepTimer {
 
   // Prompts side by side; of a long one, rows from its middle.
   double Prefill() {
-    const idx count = std::min({step_.shared, rows_, kCallRows});
+    const idx count = std::min({step_.shared, rows_, kPrefillRows});
     const idx start = (step_.shared - count) / 2 / kActivationRows * kActivationRows;
     const idx prompts = std::clamp<idx>(rows_ / count, 1, step_.prompts);
     const std::vector<TokenId> tokens = Tokens(count, 1);
@@ -234,12 +231,12 @@ class StepTimer {
     const idx ld = head_.model.ld();
     const idx ld_v = head_.model.ld_logits();
     Buffer<T> hidden(batch * ld);
-    Buffer<float> logits(std::min(batch, kSampleChunkRows) * ld_v);
+    Buffer<float> logits(std::min(batch, kLogitRows) * ld_v);
     const SamplingConfig sampling = SamplingOf(config_);
     Best head;
     const auto run_head = [&] {
-      for (idx first = 0; first < batch; first += kSampleChunkRows) {
-        const idx rows = std::min(kSampleChunkRows, batch - first);
+      for (idx first = 0; first < batch; first += kLogitRows) {
+        const idx rows = std::min(kLogitRows, batch - first);
         head_.model.Logits(hidden.data() + first * ld, rows, logits.data());
         ParallelFor(rows, [&](idx r) {
           (void)SampleToken(logits.data() + r * ld_v, model_.vocab_size, sampling, 0.5);

@@ -418,6 +418,7 @@ class Trainer {
     Generate(*model_, tokenizer_, groups, Sampling(step), {}, &tape_);
     const double gen_end = Seconds();
     Recheck(step, groups, metrics);
+    const double recheck_end = Seconds();
     ScoreAll(groups, metrics);
     const double reward_end = Seconds();
     SetAdvantages(groups, metrics);
@@ -457,7 +458,8 @@ class Trainer {
     metrics["exact/rollout_digest"] = RolloutDigest(groups);
     metrics["exact/weights_digest"] = weights_.DigestHex();
     metrics["timing_s/gen"] = gen_end - step_start;
-    metrics["timing_s/reward"] = reward_end - gen_end;
+    metrics["timing_s/recheck"] = recheck_end - gen_end;
+    metrics["timing_s/reward"] = reward_end - recheck_end;
     metrics["timing_s/adv"] = adv_end - reward_end;
     metrics["timing_s/ref"] = learn_start - adv_end;
     metrics["timing_s/update_actor"] = learn_end - learn_start;
@@ -482,14 +484,12 @@ class Trainer {
 
   // The tape's part of E1: what is on it is what the learner would compute.
   void Recheck(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
-    const double start = Seconds();
     const auto result =
         learner_->Recheck(groups, tape_, config_.train.seed, static_cast<std::uint64_t>(step),
                           RecheckRows(tape_.rows));
     metrics["exact/taped_rows"] = tape_.rows;
     metrics["exact/rechecked_rows"] = result.rows;
     metrics["exact/mismatched_rows"] = result.mismatched;
-    metrics["timing_s/recheck"] = Seconds() - start;
     if (result.mismatched == 0) return;
     Fail(ErrorCode::kExactness,
          "step {}: {} of {} rows of the tape differ from what the learner computes: the exactness "
