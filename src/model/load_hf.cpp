@@ -24,6 +24,8 @@ bool Exists(const std::string& path) {
   return fs::exists(path, ignored);
 }
 
+}  // namespace
+
 // The parser of the library keeps the last of two equal keys and nests without end; both are
 // refused.
 Json ParseJsonFile(const std::string& path) {
@@ -60,6 +62,8 @@ Json ParseJsonFile(const std::string& path) {
   if (!json.is_object()) Fail(ErrorCode::kInput, "{}: is not a JSON object", path);
   return json;
 }
+
+namespace {
 
 // Fields of one JSON object. null counts as absent, as in transformers.
 class Fields {
