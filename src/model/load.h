@@ -6,12 +6,18 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/types.h"
 #include "model/config.h"
 
 namespace opo {
+
+// The architectures that there are, and what of a config follows from the name alone: its switches.
+std::vector<std::string> ArchitectureNames();
+// Throws Error(kInput) that lists the known names; `where` names file and field.
+void SetArchitecture(ModelConfig& config, std::string_view name, const std::string& where);
 
 class ModelSource {
  public:

@@ -64,6 +64,12 @@ void Transformer<T>::EnsureRope(idx positions) {
 }
 
 template <class T>
+QkNorm Transformer<T>::qk_norm(idx layer) const {
+  const auto& weights = weights_.layer(layer);
+  return {weights.q_norm.data(), weights.k_norm.data(), config().rms_norm_eps};
+}
+
+template <class T>
 typename Transformer<T>::Tiles Transformer<T>::MakeTiles(std::span<const Run<T>> runs,
                                                          const std::vector<idx>& first_row) const {
   Tiles tiles;
@@ -171,6 +177,10 @@ typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>> r
   const idx chunk = std::min(m, kLayerRows);
   h_.Reserve(chunk * ld_d_);
   qkv_.Reserve(chunk * ld_qkv_);
+  if (config().qk_norm) {
+    q_pre_.Reserve(chunk * ld_q_);
+    k_pre_.Reserve(chunk * ld_kv_);
+  }
   k_.Reserve(chunk * ld_kv_);
   v_.Reserve(chunk * ld_kv_);
   gate_up_.Reserve(chunk * ld_gu_);
@@ -246,9 +256,21 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
       T* q = q_.data() + r * ld_q_;
       T* k = k_.data() + i * ld_kv_;
       T* v = v_.data() + i * ld_kv_;
-      kernels.qkv_rope(q, k, v, qkv_.data() + i * ld_qkv_, layer.qkv_bias.data(),
-                       cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
-                       shape_);
+      const float* qkv = qkv_.data() + i * ld_qkv_;
+      const float* bias = layer.qkv_bias.data();
+      const float* cos = cos_.data() + row.position * ld_half_;
+      const float* sin = sin_.data() + row.position * ld_half_;
+      if (config().qk_norm) {
+        T* q_pre = q_pre_.data() + i * ld_q_;
+        T* k_pre = k_pre_.data() + i * ld_kv_;
+        kernels.qkv_norm_rope(q, k, v, q_pre, k_pre, qkv, bias, qk_norm(l), cos, sin, shape_);
+        if (has_rest(row)) {
+          CopyTo(row.segment->Rest(row.row, l), at.q_pre, q_pre, ld_q_);
+          CopyTo(row.segment->Rest(row.row, l), at.k_pre, k_pre, ld_kv_);
+        }
+      } else {
+        kernels.qkv_rope(q, k, v, qkv, bias, cos, sin, shape_);
+      }
       if (!recompute) {
         T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
         kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
@@ -335,6 +357,7 @@ void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
 #define OPO_INSTANTIATE(T)                                                                  \
   template Transformer<T>::Transformer(const PackedWeights<T>&);                            \
   template typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>>); \
+  template QkNorm Transformer<T>::qk_norm(idx) const;                                       \
   template void Transformer<T>::RecomputeLayer(const Pass&, idx);                           \
   template void Transformer<T>::Forward(std::span<const Run<T>>, T*);                       \
   template void Transformer<T>::RestoreKeys(Segment<T>&, const Segment<T>&, idx);           \

@@ -23,6 +23,10 @@ SlabLayout::SlabLayout(const ModelConfig& config)
     o.attn_norm = at.at(prefix + "input_layernorm.weight");
     o.qkv = at.at(prefix + "self_attn.q_proj.weight");
     if (config.qkv_bias) o.qkv_bias = at.at(prefix + "self_attn.q_proj.bias");
+    if (config.qk_norm) {
+      o.q_norm = at.at(prefix + "self_attn.q_norm.weight");
+      o.k_norm = at.at(prefix + "self_attn.k_norm.weight");
+    }
     o.o = at.at(prefix + "self_attn.o_proj.weight");
     o.mlp_norm = at.at(prefix + "post_attention_layernorm.weight");
     o.gate_up = at.at(prefix + "mlp.gate_proj.weight");
@@ -44,10 +48,6 @@ std::string Weights::DigestHex() const {
 
 Weights LoadWeights(const std::string& path) {
   const auto source = OpenModel(path);
-  if (source->config().qk_norm) {
-    Fail(ErrorCode::kInput, "{}: architecture {}: q/k norm is not supported yet", path,
-         source->config().architecture);
-  }
   Weights weights(source->config());
   for (const TensorSpec& t : weights.layout.tensors) {
     source->Read(t, {weights.slab.data() + t.offset, static_cast<std::size_t>(t.size())});
@@ -95,6 +95,10 @@ PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
   for (Layer& layer : layers_) {
     layer.attn_norm = Buffer<float>(RoundUp(d, kPad));
     layer.mlp_norm = Buffer<float>(RoundUp(d, kPad));
+    if (config_.qk_norm) {
+      layer.q_norm = Buffer<float>(RoundUp(config_.head_dim, kPad));
+      layer.k_norm = Buffer<float>(RoundUp(config_.head_dim, kPad));
+    }
   }
   Update(weights);
 }
@@ -114,6 +118,10 @@ void PackedWeights<T>::Update(const Weights& weights) {
     if (at.qkv_bias >= 0) {
       layer.qkv_bias.Reserve(qkv_size);
       std::copy_n(w + at.qkv_bias, qkv_size, layer.qkv_bias.data());
+    }
+    if (config_.qk_norm) {
+      std::copy_n(w + at.q_norm, config_.head_dim, layer.q_norm.data());
+      std::copy_n(w + at.k_norm, config_.head_dim, layer.k_norm.data());
     }
     layer.qkv.Pack(w + at.qkv, d, qkv_size, d);
     layer.o.Pack(w + at.o, q_size, d, q_size);

@@ -13,7 +13,8 @@ namespace opo {
 // Where each tensor of a layer starts in a slab (weights, gradients, moments alike), in floats.
 // q, k, v are one matrix of H*Dh + 2*Hk*Dh rows; gate and up one of 2*F rows.
 struct LayerOffsets {
-  idx attn_norm = 0, qkv = 0, qkv_bias = -1, o = 0, mlp_norm = 0, gate_up = 0, down = 0;
+  idx attn_norm = 0, qkv = 0, qkv_bias = -1, q_norm = -1, k_norm = -1, o = 0, mlp_norm = 0,
+      gate_up = 0, down = 0;
 };
 
 struct SlabLayout {
@@ -52,7 +53,8 @@ class PackedWeights {
   struct Layer {
     PackedMatrix<T> qkv, o, gate_up, down;
     PackedMatrix<T> qkv_t, o_t, gate_up_t, down_t;
-    Buffer<float> attn_norm, mlp_norm, qkv_bias;  // padded to kPad; qkv_bias empty where none
+    // Padded to kPad; qkv_bias, q_norm and k_norm are empty where there are none.
+    Buffer<float> attn_norm, mlp_norm, qkv_bias, q_norm, k_norm;
   };
   const ModelConfig& config() const { return config_; }
   const Layer& layer(idx l) const { return layers_[static_cast<std::size_t>(l)]; }

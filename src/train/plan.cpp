@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernels/layout.h"
+#include "model/load.h"
 #include "train/floor.h"
 #include "train/learner.h"
 
@@ -27,12 +28,15 @@ struct Sizes {
         qkv(RoundUp((m.num_heads + 2 * m.num_kv_heads) * m.head_dim, kPad)),
         f(RoundUp(m.intermediate_size, kPad)),
         gate_up(RoundUp(2 * m.intermediate_size, kPad)),
+        heads(m.num_heads + m.num_kv_heads),
+        qk_norm(m.qk_norm),
         page(m.num_layers * ShapeOf(m).page_size() * kBytes),
         forward_row((d + 2 * q) * kBytes + m.num_heads * 4 + kRowBookkeeping / 4),
         backward_row(forward_row + q * kBytes + (d + q + 2 * kv) * 4 + kRowBookkeeping / 4 * 3),
         prefix_grad_row(m.num_layers * m.num_kv_heads * m.head_dim * 2 * 4) {}
   ActivationLayout<T> activations;
-  idx vocab, d, q, kv, qkv, f, gate_up;
+  idx vocab, d, q, kv, qkv, f, gate_up, heads;
+  bool qk_norm;
   idx page;
   idx forward_row;   // scratch of Transformer::Forward
   idx backward_row;  // as Transformer::backward_row_bytes: Forward's and Backward's
@@ -50,7 +54,8 @@ struct Sizes {
   idx layer_chunk(idx rows) const {
     const idx forward = (d + 2 * kv + gate_up + f) * kBytes + qkv * 4;
     const idx backward = (q + d + f + gate_up + qkv) * kBytes + d * 4;
-    return std::min(rows, kLayerRows) * (forward + backward);
+    const idx norm = qk_norm ? (q + kv) * kBytes + heads * 4 + 16 : 0;
+    return std::min(rows, kLayerRows) * (forward + backward + norm);
   }
   idx head(const StepShape& step) const {
     const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));
@@ -257,7 +262,7 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
 
 ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) {
   ModelConfig c;
-  c.architecture = init.architecture;
+  SetArchitecture(c, init.architecture, "model.init.architecture");
   c.vocab_size = tokenizer.vocab_size();
   c.hidden_size = init.hidden_size;
   c.intermediate_size = init.intermediate_size;
@@ -268,7 +273,6 @@ ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) 
   c.max_position = init.max_position;
   c.rope_theta = init.rope_theta;
   c.tied_embeddings = init.tied;
-  c.qkv_bias = init.architecture == "qwen2";
   c.bos_id = tokenizer.bos_id();
   c.pad_id = tokenizer.pad_id();
   c.eos_ids = tokenizer.eos_ids();
