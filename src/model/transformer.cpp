@@ -42,22 +42,21 @@ Transformer<T>::Transformer(const PackedWeights<T>& weights)
       ld_gu_(RoundUp(2 * config().intermediate_size, kPad)),
       ld_half_(RoundUp(config().head_dim / 2, 16)) {}
 
-// The tables are in double, once a position: cos and sin of pos * theta^(-2i / Dh).
+// The tables are made in double, once a position: cos and sin of pos * frequency.
 template <class T>
 void Transformer<T>::EnsureRope(idx positions) {
   if (positions <= rope_positions_) return;
   positions = std::max(positions, 2 * rope_positions_);
   cos_ = Buffer<float>(positions * ld_half_);
   sin_ = Buffer<float>(positions * ld_half_);
-  const idx half = config().head_dim / 2;
-  for (idx i = 0; i < half; ++i) {
-    const double frequency =
-        std::pow(config().rope_theta,
-                 -2.0 * static_cast<double>(i) / static_cast<double>(config().head_dim));
+  const std::vector<double> frequencies = RopeFrequencies(config());
+  const double scale = config().rope_scaling.attention_factor;
+  for (idx i = 0; i < std::ssize(frequencies); ++i) {
+    const double frequency = frequencies[static_cast<std::size_t>(i)];
     for (idx p = 0; p < positions; ++p) {
       const double angle = static_cast<double>(p) * frequency;
-      cos_[p * ld_half_ + i] = static_cast<float>(std::cos(angle));
-      sin_[p * ld_half_ + i] = static_cast<float>(std::sin(angle));
+      cos_[p * ld_half_ + i] = static_cast<float>(scale * std::cos(angle));
+      sin_[p * ld_half_ + i] = static_cast<float>(scale * std::sin(angle));
     }
   }
   rope_positions_ = positions;
