@@ -26,8 +26,32 @@ struct LoraConfig {
 // q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.
 std::span<const std::string_view> LoraTargets();
 
+// How RoPE is stretched for contexts longer than those of pre-training, as transformers does it.
+enum class RopeType {
+  kDefault,
+  kLinear,
+  kLlama3,
+  kYarn,
+  kFactors,  // each frequency is divided by a number of its own
+};
+inline constexpr std::string_view kRopeTypeNames[] = {"default", "linear", "llama3", "yarn"};
+
+struct RopeScaling {
+  RopeType type = RopeType::kDefault;
+  double factor = 1;              // linear, llama3, yarn
+  idx original_max_position = 0;  // llama3, yarn: of pre-training
+  double low_freq_factor = 1;     // llama3
+  double high_freq_factor = 4;    // llama3
+  double beta_fast = 32;          // yarn
+  double beta_slow = 1;           // yarn
+  bool truncate = true;           // yarn
+  double attention_factor = 1;    // yarn, factors: multiplies cos and sin
+  std::vector<float> factors;     // factors: (Dh/2)
+  bool operator==(const RopeScaling&) const = default;
+};
+
 struct ModelConfig {
-  std::string architecture = "llama";  // a name of the architecture table: llama, qwen2, qwen3
+  std::string architecture = "llama";  // a name of the architecture table (model/load.cpp)
   idx vocab_size = 0;                  // V
   idx hidden_size = 0;                 // D
   idx intermediate_size = 0;           // F
@@ -38,6 +62,7 @@ struct ModelConfig {
   idx max_position = 0;                // longest sequence the model was made for
   float rms_norm_eps = 1e-5f;
   double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
   bool tied_embeddings = true;  // the LM head is the embedding
   bool qkv_bias = false;        // qwen2
   bool qk_norm = false;         // qwen3: RMSNorm over Dh of q and k before RoPE
@@ -46,6 +71,13 @@ struct ModelConfig {
   std::vector<TokenId> eos_ids;  // any of these ends a completion
   LoraConfig lora;
 };
+
+// The angle of pair i, (i, i + Dh/2), of a head at position p is p * result[i].
+std::vector<double> RopeFrequencies(const ModelConfig& config);
+// yarn's attention_factor where a config names none: 1 + 0.1 mscale ln(factor).
+double YarnAttentionFactor(double factor, double mscale = 1);
+// The numbers that llama3's formula divides the frequencies by.
+std::vector<double> Llama3Factors(const ModelConfig& config, const RopeScaling& scaling);
 
 // One weight tensor, named as in Hugging Face checkpoints
 // ("model.layers.0.self_attn.q_proj.weight").

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/types.h"
@@ -13,6 +14,11 @@
 #include "model/config.h"
 
 namespace opo {
+
+// The architectures that there are, and what of a config follows from the name alone: its switches.
+std::vector<std::string> ArchitectureNames();
+// Throws Error(kInput) that lists the known names; `where` names file and field.
+void SetArchitecture(ModelConfig& config, std::string_view name, const std::string& where);
 
 class ModelSource {
  public:

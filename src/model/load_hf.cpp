@@ -193,9 +193,7 @@ ModelConfig ReadConfig(const Json& json, const std::string& folder) {
       FindArchitecture(fields.StringOr("model_type", ""), fields.where() + ": 'model_type'");
   RefuseForeignArithmetic(fields, architecture);
   ModelConfig config;
-  config.architecture = architecture.name;
-  config.qkv_bias = architecture.qkv_bias;
-  config.qk_norm = architecture.qk_norm;
+  SetArchitecture(config, architecture.name, fields.where());
   config.vocab_size = fields.Int("vocab_size");
   config.hidden_size = fields.Int("hidden_size");
   config.intermediate_size = fields.Int("intermediate_size");

@@ -86,25 +86,30 @@ void Transformer<T>::Multiply(const PackedLinear<T>& linear, T* x, idx ldx, idx 
   Gemm(args, linear.w);
 }
 
-// The tables are in double, once a position: cos and sin of pos * theta^(-2i / Dh).
+// The tables are made in double, once a position: cos and sin of pos * frequency.
 template <class T>
 void Transformer<T>::EnsureRope(idx positions) {
   if (positions <= rope_positions_) return;
   positions = std::max(positions, 2 * rope_positions_);
   cos_ = Buffer<float>(positions * ld_half_);
   sin_ = Buffer<float>(positions * ld_half_);
-  const idx half = config().head_dim / 2;
-  for (idx i = 0; i < half; ++i) {
-    const double frequency =
-        std::pow(config().rope_theta,
-                 -2.0 * static_cast<double>(i) / static_cast<double>(config().head_dim));
+  const std::vector<double> frequencies = RopeFrequencies(config());
+  const double scale = config().rope_scaling.attention_factor;
+  for (idx i = 0; i < std::ssize(frequencies); ++i) {
+    const double frequency = frequencies[static_cast<std::size_t>(i)];
     for (idx p = 0; p < positions; ++p) {
       const double angle = static_cast<double>(p) * frequency;
-      cos_[p * ld_half_ + i] = static_cast<float>(std::cos(angle));
-      sin_[p * ld_half_ + i] = static_cast<float>(std::sin(angle));
+      cos_[p * ld_half_ + i] = static_cast<float>(scale * std::cos(angle));
+      sin_[p * ld_half_ + i] = static_cast<float>(scale * std::sin(angle));
     }
   }
   rope_positions_ = positions;
+}
+
+template <class T>
+QkNorm Transformer<T>::qk_norm(idx layer) const {
+  const auto& weights = weights_.layer(layer);
+  return {weights.q_norm.data(), weights.k_norm.data(), config().rms_norm_eps};
 }
 
 template <class T>
@@ -215,6 +220,10 @@ typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>> r
   const idx chunk = std::min(m, kLayerRows);
   h_.Reserve(chunk * ld_h_);
   qkv_.Reserve(chunk * ld_qkv_);
+  if (config().qk_norm) {
+    q_pre_.Reserve(chunk * ld_q_);
+    k_pre_.Reserve(chunk * ld_kv_);
+  }
   k_.Reserve(chunk * ld_kv_);
   v_.Reserve(chunk * ld_kv_);
   gate_up_.Reserve(chunk * ld_gu_);
@@ -278,9 +287,21 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
       T* q = q_.data() + r * ld_q_;
       T* k = k_.data() + i * ld_kv_;
       T* v = v_.data() + i * ld_kv_;
-      kernels.qkv_rope(q, k, v, qkv_.data() + i * ld_qkv_, layer.qkv_bias.data(),
-                       cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
-                       shape_);
+      const float* qkv = qkv_.data() + i * ld_qkv_;
+      const float* bias = layer.qkv_bias.data();
+      const float* cos = cos_.data() + row.position * ld_half_;
+      const float* sin = sin_.data() + row.position * ld_half_;
+      if (config().qk_norm) {
+        T* q_pre = q_pre_.data() + i * ld_q_;
+        T* k_pre = k_pre_.data() + i * ld_kv_;
+        kernels.qkv_norm_rope(q, k, v, q_pre, k_pre, qkv, bias, qk_norm(l), cos, sin, shape_);
+        if (has_rest(row)) {
+          CopyTo(row.segment->Rest(row.row, l), at.q_pre, q_pre, ld_q_);
+          CopyTo(row.segment->Rest(row.row, l), at.k_pre, k_pre, ld_kv_);
+        }
+      } else {
+        kernels.qkv_rope(q, k, v, qkv, bias, cos, sin, shape_);
+      }
       if (!recompute) {
         T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
         kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
@@ -368,6 +389,7 @@ void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
   template Transformer<T>::Transformer(const PackedWeights<T>&, bool);                      \
   template void Transformer<T>::AdapterColumns(const PackedLinear<T>&, T*, idx, idx);       \
   template typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>>); \
+  template QkNorm Transformer<T>::qk_norm(idx) const;                                       \
   template void Transformer<T>::RecomputeLayer(const Pass&, idx);                           \
   template void Transformer<T>::Forward(std::span<const Run<T>>, T*);                       \
   template void Transformer<T>::RestoreKeys(Segment<T>&, const Segment<T>&, idx);           \

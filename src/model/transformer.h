@@ -3,6 +3,7 @@
 //
 // Shapes: M rows, D model, F ffn, V vocabulary, L layers. Matmul inputs and stored activations are
 // T, sums f32. Rounding points: after each norm, RoPE, attention, residual sum, gate/up and SwiGLU.
+// Where q and k have a norm, they are rounded before it, and not between it and RoPE.
 #pragma once
 
 #include <span>
@@ -149,6 +150,7 @@ class Transformer {
   void ForwardLayer(const Pass& pass, idx layer, bool recompute);
   void RecomputeLayer(const Pass& pass, idx layer);
   void AttentionBackward(std::span<const GradRun<T>> runs, idx layer, bool last);
+  QkNorm qk_norm(idx layer) const;
 
   const PackedWeights<T>& weights_;
   bool adapter_;
@@ -166,11 +168,12 @@ class Transformer {
   Buffer<float> lse_;
   Buffer<T> h_, k_, v_, gate_up_, act_;
   Buffer<float> qkv_;
+  Buffer<T> q_pre_, k_pre_;  // where q and k have a norm
   // Of Backward, the same.
   Buffer<T> dattn_;
   Buffer<float> dq_, dk_, dv_;
   Buffer<T> dy_, h_attn_, dact_, dgate_up_, dqkv_;
-  Buffer<float> dh_, rstd_;
+  Buffer<float> dh_, rstd_, qk_rstd_;
   WeightGradScratch<T> weight_grad_;
 };
 

@@ -289,6 +289,13 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   dk_.Reserve(m * ld_kv_);
   dv_.Reserve(m * ld_kv_);
   std::vector<const T*> norm_input(static_cast<std::size_t>(most));
+  const idx qk_heads = config().num_heads + config().num_kv_heads;
+  std::vector<const T*> q_pre, k_pre;  // of a chunk's rows, where q and k have a norm
+  if (config().qk_norm) {
+    qk_rstd_.Reserve(most * qk_heads);
+    q_pre.resize(static_cast<std::size_t>(most));
+    k_pre.resize(static_cast<std::size_t>(most));
+  }
 
   // Rows [row0, row0 + count): dh_ through the norm whose inputs are norm_input.
   const auto norm_grad = [&](idx row0, idx count, const float* gamma, idx dgamma) {
@@ -389,13 +396,32 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
 
     AttentionBackward(runs, l, last);
 
+    const QkNorm head_norm = qk_norm(l);
     for_chunks([&](idx row0, idx count) {
-      // rope(W_qkv rms_norm(x))
+      // rope(W_qkv rms_norm(x)), or rope(rms_norm(W_qkv rms_norm(x)))
       for_rows(row0, count, [&](idx i, idx r) {
         const idx rope = position[static_cast<std::size_t>(r)] * ld_half_;
-        kernels.qkv_rope_grad(dqkv_.data() + i * ld_dqkv_, dq_.data() + r * ld_q_,
-                              dk_.data() + r * ld_kv_, dv_.data() + r * ld_kv_, cos_.data() + rope,
-                              sin_.data() + rope, shape_);
+        T* dqkv = dqkv_.data() + i * ld_dqkv_;
+        float* dq = dq_.data() + r * ld_q_;
+        float* dk = dk_.data() + r * ld_kv_;
+        const float* dv = dv_.data() + r * ld_kv_;
+        const float* cos = cos_.data() + rope;
+        const float* sin = sin_.data() + rope;
+        const GradRow<T>& row = rows[static_cast<std::size_t>(r)];
+        if (config().qk_norm) {
+          const bool none = row.segment == nullptr;
+          const auto in_chunk = static_cast<std::size_t>(i);
+          q_pre[in_chunk] = none ? nullptr : TensorAt<T>(row.Rest(l), at.q_pre);
+          k_pre[in_chunk] = none ? nullptr : TensorAt<T>(row.Rest(l), at.k_pre);
+          if (none) {
+            std::fill_n(dqkv, ld_qkv_, T{});
+          } else {
+            kernels.qkv_norm_rope_grad(dqkv, dq, dk, dv, q_pre[in_chunk], k_pre[in_chunk],
+                                       head_norm, cos, sin, qk_rstd_.data() + i * qk_heads, shape_);
+          }
+        } else {
+          kernels.qkv_rope_grad(dqkv, dq, dk, dv, cos, sin, shape_);
+        }
         const T* x = residual_of(r);
         norm_input[static_cast<std::size_t>(i)] = x;
         if (x == nullptr) {
@@ -410,6 +436,19 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
           for (idx i = 0; i < count; ++i) {
             for (idx j = j0; j < j1; ++j) dbias[j] += ToF32(dqkv_[i * ld_dqkv_ + j]);
           }
+        });
+      }
+      if (offsets.q_norm >= 0) {
+        const idx dh = config().head_dim;
+        ParallelChunks(2 * RoundUp(dh, 16), 16, [&](idx j0, idx) {
+          const bool is_q = j0 < RoundUp(dh, 16);
+          if (!is_q) j0 -= RoundUp(dh, 16);
+          kernels.head_norm_dgamma(grad + (is_q ? offsets.q_norm : offsets.k_norm),
+                                   is_q ? dq_.data() + row0 * ld_q_ : dk_.data() + row0 * ld_kv_,
+                                   is_q ? ld_q_ : ld_kv_, is_q ? q_pre.data() : k_pre.data(),
+                                   qk_rstd_.data() + (is_q ? 0 : config().num_heads), qk_heads,
+                                   count, is_q ? config().num_heads : config().num_kv_heads, dh, j0,
+                                   std::min(j0 + 16, dh));
         });
       }
       AdapterColumns(layer.qkv, h_.data(), ld_h_, count);

@@ -93,6 +93,8 @@ SlabLayout::SlabLayout(const ModelConfig& config, SlabOf what)
     o.attn_norm = at(layer + "input_layernorm.weight");
     o.qkv_bias = at(layer + "self_attn.q_proj.bias");
     o.mlp_norm = at(layer + "post_attention_layernorm.weight");
+    o.q_norm = at(layer + "self_attn.q_norm.weight");
+    o.k_norm = at(layer + "self_attn.k_norm.weight");
     layers.push_back(o);
   }
   embed = at("model.embed_tokens.weight");
@@ -154,10 +156,6 @@ Weights LoadWeights(const std::string& path, SlabOf what) {
   }
   std::shared_ptr<const ModelSource> source = OpenModel(path);
   const ModelConfig config = source->config();
-  if (config.qk_norm) {
-    Fail(ErrorCode::kInput, "{}: architecture {}: q/k norm is not supported yet", path,
-         config.architecture);
-  }
   return Weights(config, what, std::move(source));
 }
 
@@ -255,6 +253,10 @@ PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
     shape(layer.o, shapes.o);
     shape(layer.gate_up, shapes.gate_up);
     shape(layer.down, shapes.down);
+    if (config_.qk_norm) {
+      layer.q_norm = Buffer<float>(RoundUp(config_.head_dim, kPad));
+      layer.k_norm = Buffer<float>(RoundUp(config_.head_dim, kPad));
+    }
   }
   Reader reader(weights, backward && weights.base != nullptr);
   PackBase(reader);
@@ -290,6 +292,10 @@ void PackedWeights<T>::PackBase(Reader& reader) {
       layer.qkv_bias.Reserve(layer.qkv.n);
       std::copy_n(reader.Get({attn + "q_proj.bias", attn + "k_proj.bias", attn + "v_proj.bias"}),
                   layer.qkv.n, layer.qkv_bias.data());
+    }
+    if (config_.qk_norm) {
+      std::copy_n(reader.Get({attn + "q_norm.weight"}), config_.head_dim, layer.q_norm.data());
+      std::copy_n(reader.Get({attn + "k_norm.weight"}), config_.head_dim, layer.k_norm.data());
     }
     pack(layer.o, reader.Get({attn + "o_proj.weight"}));
     std::copy_n(reader.Get({at + "post_attention_layernorm.weight"}), d, layer.mlp_norm.data());

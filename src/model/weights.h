@@ -28,7 +28,7 @@ struct LinearOffsets {
 
 struct LayerOffsets {
   LinearOffsets qkv, o, gate_up, down;
-  idx attn_norm = -1, qkv_bias = -1, mlp_norm = -1;
+  idx attn_norm = -1, qkv_bias = -1, q_norm = -1, k_norm = -1, mlp_norm = -1;
 };
 
 enum class SlabOf {
@@ -98,7 +98,8 @@ class PackedWeights {
 
   struct Layer {
     PackedLinear<T> qkv, o, gate_up, down;
-    Buffer<float> attn_norm, mlp_norm, qkv_bias;  // padded to kPad; qkv_bias empty where none
+    // Padded to kPad; qkv_bias, q_norm and k_norm are empty where there are none.
+    Buffer<float> attn_norm, mlp_norm, qkv_bias, q_norm, k_norm;
   };
   const ModelConfig& config() const { return config_; }
   const Layer& layer(idx l) const { return layers_[static_cast<std::size_t>(l)]; }

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/fields.h"
 #include "base/file.h"
-#include "model/config.h"
+#include "model/load.h"
 
 namespace opo {
 namespace {
@@ -47,7 +47,7 @@ void ResolvePaths(TrainConfig& config, const std::filesystem::path& folder) {
 }  // namespace
 
 void VisitFields(Fields& f, ModelInitConfig& c) {
-  f.Field("architecture", c.architecture, "the kind of model", OneOf({"llama", "qwen2", "qwen3"}));
+  f.Field("architecture", c.architecture, "the kind of model", OneOf(ArchitectureNames()));
   f.Field("hidden_size", c.hidden_size, "width of the residual stream", Range(1, kMaxSize));
   f.Field("intermediate_size", c.intermediate_size, "width of the MLP", Range(1, kMaxSize));
   f.Field("num_layers", c.num_layers, "layers", Range(1, 1024));

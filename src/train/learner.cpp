@@ -477,13 +477,13 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
     const auto& [taped, again, first] = windows[i];
     const bool outputs = runs[i].outputs;
     const auto kept = static_cast<std::size_t>(outputs ? at.kept_bytes : at.final);
-    // In the last layer a prompt's rows end at K and V; q is written and never read.
-    const idx rest_layers = outputs ? num_layers : num_layers - 1;
+    // In the last layer a prompt's rows end before attention.
+    const idx rest = outputs ? num_layers * at.rest_layer_bytes
+                             : (num_layers - 1) * at.rest_layer_bytes + at.attention;
     for (idx r = first; r < again->length(); ++r, ++result.rows) {
       const bool same =
           std::memcmp(taped->Kept(r, 0), again->Kept(r, 0), kept) == 0 &&
-          std::memcmp(taped->Rest(r, 0), again->Rest(r, 0),
-                      static_cast<std::size_t>(rest_layers * at.rest_layer_bytes)) == 0;
+          std::memcmp(taped->Rest(r, 0), again->Rest(r, 0), static_cast<std::size_t>(rest)) == 0;
       result.mismatched += same ? 0 : 1;
     }
   }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernels/layout.h"
+#include "model/load.h"
 #include "train/floor.h"
 #include "train/learner.h"
 
@@ -27,6 +28,8 @@ struct Sizes {
         qkv(RoundUp((m.num_heads + 2 * m.num_kv_heads) * m.head_dim, kPad)),
         f(RoundUp(m.intermediate_size, kPad)),
         gate_up(RoundUp(2 * m.intermediate_size, kPad)),
+        heads(m.num_heads + m.num_kv_heads),
+        qk_norm(m.qk_norm),
         page(m.num_layers * ShapeOf(m).page_size() * kBytes),
         forward_row((d + 2 * q) * kBytes + m.num_heads * 4 + kRowBookkeeping / 4),
         backward_row(forward_row + q * kBytes + (d + q + 2 * kv) * 4 + kRowBookkeeping / 4 * 3),
@@ -46,7 +49,8 @@ struct Sizes {
     backward_adapter = (o_c + std::max(o_c, down_c) + gate_up_c + qkv_c) * kBytes;
   }
   ActivationLayout<T> activations;
-  idx vocab, d, q, kv, qkv, f, gate_up;
+  idx vocab, d, q, kv, qkv, f, gate_up, heads;
+  bool qk_norm;
   idx page;
   idx forward_row;   // scratch of Transformer::Forward
   idx backward_row;  // as Transformer::backward_row_bytes: Forward's and Backward's
@@ -65,7 +69,8 @@ struct Sizes {
   idx layer_chunk(idx rows) const {
     const idx forward = (d + 2 * kv + gate_up + f) * kBytes + qkv * 4 + forward_adapter;
     const idx backward = (q + d + f + gate_up + qkv) * kBytes + d * 4 + backward_adapter;
-    return std::min(rows, kLayerRows) * (forward + backward);
+    const idx norm = qk_norm ? (q + kv) * kBytes + heads * 4 + 16 : 0;
+    return std::min(rows, kLayerRows) * (forward + backward + norm);
   }
   idx head(const StepShape& step) const {
     const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));

@@ -40,7 +40,7 @@ Tokenizer PolicyTokenizer(const TrainConfig& config) {
 
 ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) {
   ModelConfig c;
-  c.architecture = init.architecture;
+  SetArchitecture(c, init.architecture, "model.init.architecture");
   c.vocab_size = tokenizer.vocab_size();
   c.hidden_size = init.hidden_size;
   c.intermediate_size = init.intermediate_size;
@@ -51,7 +51,6 @@ ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) 
   c.max_position = init.max_position;
   c.rope_theta = init.rope_theta;
   c.tied_embeddings = init.tied;
-  c.qkv_bias = init.architecture == "qwen2";
   c.bos_id = tokenizer.bos_id();
   c.pad_id = tokenizer.pad_id();
   c.eos_ids = tokenizer.eos_ids();
