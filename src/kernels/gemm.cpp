@@ -81,6 +81,25 @@ void PackedMatrix<T>::PackTransposedAt(idx k0, const S* src, idx lds, idx rows) 
 }
 
 template <class T>
+void PackedMatrix<T>::PackTurnedAt(idx k0, const PackedMatrix& w) {
+  OPO_CHECK(k0 % kPad == 0 && k0 + w.n <= k && n <= w.k);
+  const auto pack_turned = ActiveKernels().of<T>().pack_turned;
+  ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
+    pack_turned(data.data() + p * PanelSize(k) + k0 * kPanel, w.data.data(), PanelSize(w.k),
+                CeilDiv(w.n, kPanel), p * kPanel);
+  });
+}
+
+template <class T>
+void PackedMatrix<T>::CopyAt(idx k0, const PackedMatrix& right) {
+  OPO_CHECK(k0 % kPad == 0 && k0 + right.k <= k && n == right.n);
+  ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
+    std::copy_n(right.data.data() + p * PanelSize(right.k), PanelSize(right.k),
+                data.data() + p * PanelSize(k) + k0 * kPanel);
+  });
+}
+
+template <class T>
 void PackedMatrix<T>::Pack(const float* src, idx lds, idx rows, idx cols) {
   Resize(rows, cols);
   PackAt(0, src, lds, cols);

@@ -25,6 +25,11 @@ struct PackedMatrix {
   void PackAt(idx k0, const float* src, idx lds, idx cols);  // src (n, cols)
   template <class S>
   void PackTransposedAt(idx k0, const S* src, idx lds, idx rows);  // src (rows, n)
+  // The same from the first n columns of a packed W: the bits of PackTransposedAt of what W was
+  // packed from.
+  void PackTurnedAt(idx k0, const PackedMatrix& w);
+  // Columns that are packed already.
+  void CopyAt(idx k0, const PackedMatrix& right);
 };
 
 // The first operand of a product, given as its transpose: A = src^T, src (k, m).

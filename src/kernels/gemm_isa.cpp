@@ -252,6 +252,22 @@ void PackT(T* packed, const S* src, idx lds, idx num_k, idx n, idx p0, idx p1) {
   }
 }
 
+template <class T>
+void PackTurned(T* panel, const T* packed, idx panel_size, idx num_panels, idx k0) {
+  constexpr idx kWords = kPanel * static_cast<idx>(sizeof(T)) / 4;  // of a row of 32 k
+  alignas(64) T rows[kPanel * kPad];                                // 32 rows n of 32 k
+  for (idx p = 0; p < num_panels; ++p) {
+    const auto* words = reinterpret_cast<const float*>(packed + p * panel_size + k0 * kPanel);
+    for (idx n = 0; n < kPanel; n += kLanes) {
+      for (idx w = 0; w < kWords; w += kLanes) {
+        Transpose16(reinterpret_cast<float*>(rows) + n * kWords + w, kWords, words + w * kPanel + n,
+                    kPanel);
+      }
+    }
+    PackT(panel + p * kPanel * kPanel, rows, kPad, kPanel, kPanel, 0, 1);
+  }
+}
+
 // Panels as PackT's, or, where the kernel wants a row's k side by side, panels of 32 such rows.
 template <class T>
 void PackLeft(T* packed, const T* src, idx lds, idx num_k, idx m, idx p0, idx p1) {
@@ -284,6 +300,7 @@ void FillGemm(KernelsOf<T>& table) {
   table.pack = Pack<T>;
   table.pack_t_f32 = PackT<T, float>;
   table.pack_t = PackT<T, T>;
+  table.pack_turned = PackTurned<T>;
   table.pack_left = PackLeft<T>;
 }
 template void FillGemm<bf16>(KernelsOf<bf16>& table);

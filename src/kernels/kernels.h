@@ -132,6 +132,9 @@ struct KernelsOf {
   // Packs columns [32 p0, 32 p1) of src (K, N): reduction over src's rows. num_k is padded to kPad.
   void (*pack_t_f32)(T* packed, const float* src, idx lds, idx num_k, idx n, idx p0, idx p1);
   void (*pack_t)(T* packed, const T* src, idx lds, idx num_k, idx n, idx p0, idx p1);
+  // One panel of W^T from packed W, bit for bit what pack_t_f32 gives: outputs [k0, k0 + 32), and
+  // for reduction the 32 rows of each of W's `num_panels`, which are `panel_size` elements apart.
+  void (*pack_turned)(T* panel, const T* packed, idx panel_size, idx num_panels, idx k0);
   // The same for a left operand, columns being the product's rows. As large as pack_t's, but laid
   // out as this path's gemm likes it: nobody else reads it.
   void (*pack_left)(T* packed, const T* src, idx lds, idx num_k, idx m, idx p0, idx p1);

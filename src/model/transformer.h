@@ -137,8 +137,8 @@ class Transformer {
   // x and of dy have room for the adapter's columns behind theirs, which are written.
   void Multiply(const PackedLinear<T>& linear, T* x, idx ldx, idx count, GemmOutput output,
                 float* c, T* out, idx ldo);
-  void MultiplyGrad(const PackedLinear<T>& linear, T* dy, idx lddy, idx count, float* c, T* out,
-                    idx ldo);
+  void MultiplyGrad(const PackedLinear<T>& linear, const PackedMatrix<T>& transposed, T* dy,
+                    idx lddy, idx count, float* c, T* out, idx ldo);
   // Only what Multiply writes behind x.
   void AdapterColumns(const PackedLinear<T>& linear, T* x, idx ldx, idx count);
   // The gradients by the product's weights, after MultiplyGrad and AdapterColumns.
@@ -175,6 +175,7 @@ class Transformer {
   Buffer<T> dy_, h_attn_, dact_, dgate_up_, dqkv_;
   Buffer<float> dh_, rstd_, qk_rstd_;
   WeightGradScratch<T> weight_grad_;
+  PackedMatrix<T> qkv_t_, o_t_, gate_up_t_, down_t_;  // of a layer whose weights are frozen
 };
 
 }  // namespace opo

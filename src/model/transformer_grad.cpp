@@ -40,8 +40,8 @@ void Transformer<T>::LogitsGrad(float* dhidden, float* dhead, const T* dlogits, 
 }
 
 template <class T>
-void Transformer<T>::MultiplyGrad(const PackedLinear<T>& linear, T* dy, idx lddy, idx count,
-                                  float* c, T* out, idx ldo) {
+void Transformer<T>::MultiplyGrad(const PackedLinear<T>& linear, const PackedMatrix<T>& transposed,
+                                  T* dy, idx lddy, idx count, float* c, T* out, idx ldo) {
   GemmArgs<T> args;
   args.a = dy;
   args.lda = lddy;
@@ -56,7 +56,7 @@ void Transformer<T>::MultiplyGrad(const PackedLinear<T>& linear, T* dy, idx lddy
   args.c = c;
   args.out = out;
   args.ldc = args.ldo = ldo;
-  Gemm(args, linear.w_t);
+  Gemm(args, transposed);
 }
 
 template <class T>
@@ -329,6 +329,10 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     const LayerOffsets& offsets = layout.layers[static_cast<std::size_t>(l)];
     const bool last = l + 1 == config().num_layers;
     if (again.size() > 0) RecomputeLayer(again, l);
+    const PackedMatrix<T>& qkv_t = layer.qkv.Transposed(qkv_t_);
+    const PackedMatrix<T>& o_t = layer.o.Transposed(o_t_);
+    const PackedMatrix<T>& gate_up_t = layer.gate_up.Transposed(gate_up_t_);
+    const PackedMatrix<T>& down_t = layer.down.Transposed(down_t_);
     const auto residual_of = [&](idx r) -> const T* {
       const GradRow<T>& row = rows[static_cast<std::size_t>(r)];
       return row.segment == nullptr ? nullptr : TensorAt<T>(row.Kept(l), at.residual);
@@ -357,7 +361,7 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
         norm_input[static_cast<std::size_t>(i)] = mid;
       });
       AdapterColumns(layer.down, act_.data(), ld_act_, count);
-      MultiplyGrad(layer.down, dy_.data(), ld_dy_, count, nullptr, dact_.data(), ld_f_);
+      MultiplyGrad(layer.down, down_t, dy_.data(), ld_dy_, count, nullptr, dact_.data(), ld_f_);
       LinearGrad(layer.down, offsets.down, dy_.data(), ld_dy_, act_.data(), ld_act_, count, grad);
       for_rows(row0, count, [&](idx i, idx r) {
         T* dgu = dgate_up_.data() + i * ld_dgu_;
@@ -369,7 +373,8 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
         kernels.swiglu_grad(dgu, dact_.data() + i * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
       });
       AdapterColumns(layer.gate_up, h_.data(), ld_h_, count);
-      MultiplyGrad(layer.gate_up, dgate_up_.data(), ld_dgu_, count, dh_.data(), nullptr, ld_d_);
+      MultiplyGrad(layer.gate_up, gate_up_t, dgate_up_.data(), ld_dgu_, count, dh_.data(), nullptr,
+                   ld_d_);
       LinearGrad(layer.gate_up, offsets.gate_up, dgate_up_.data(), ld_dgu_, h_.data(), ld_h_, count,
                  grad);
       norm_grad(row0, count, layer.mlp_norm.data(), offsets.mlp_norm);
@@ -389,7 +394,7 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
         std::fill_n(dv_.data() + r * ld_kv_, ld_kv_, 0.0f);
       });
       AdapterColumns(layer.o, h_attn_.data(), ld_attn_, count);
-      MultiplyGrad(layer.o, dy_.data(), ld_dy_, count, nullptr, dattn_.data() + row0 * ld_q_,
+      MultiplyGrad(layer.o, o_t, dy_.data(), ld_dy_, count, nullptr, dattn_.data() + row0 * ld_q_,
                    ld_q_);
       LinearGrad(layer.o, offsets.o, dy_.data(), ld_dy_, h_attn_.data(), ld_attn_, count, grad);
     });
@@ -452,7 +457,7 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
         });
       }
       AdapterColumns(layer.qkv, h_.data(), ld_h_, count);
-      MultiplyGrad(layer.qkv, dqkv_.data(), ld_dqkv_, count, dh_.data(), nullptr, ld_d_);
+      MultiplyGrad(layer.qkv, qkv_t, dqkv_.data(), ld_dqkv_, count, dh_.data(), nullptr, ld_d_);
       LinearGrad(layer.qkv, offsets.qkv, dqkv_.data(), ld_dqkv_, h_.data(), ld_h_, count, grad);
       norm_grad(row0, count, layer.attn_norm.data(), offsets.attn_norm);
     });

@@ -228,6 +228,20 @@ class PackedWeights<T>::Reader {
 };
 
 template <class T>
+const PackedMatrix<T>& PackedLinear<T>::Transposed(PackedMatrix<T>& scratch) const {
+  if (w_t.n > 0) return w_t;
+  scratch.Resize(k, columns > 0 ? dy_column() + columns : n);
+  scratch.PackTurnedAt(0, w);
+  if (columns > 0) scratch.CopyAt(dy_column(), a_t);
+  return scratch;
+}
+
+template <class T>
+idx PackedLinear<T>::bytes() const {
+  return w.data.bytes() + w_t.data.bytes() + a.data.bytes() + b_t.data.bytes() + a_t.data.bytes();
+}
+
+template <class T>
 PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
     : config_(weights.config),
       backward_(backward),
@@ -241,10 +255,8 @@ PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
     linear.n = of.n();
     linear.k = of.k;
     linear.columns = of.adapter_columns(config_.lora);
-    const bool wide = linear.columns > 0;
-    linear.w.Resize(linear.n, wide ? linear.x_column() + linear.columns : linear.k);
-    if (backward)
-      linear.w_t.Resize(linear.k, wide ? linear.dy_column() + linear.columns : linear.n);
+    linear.w.Resize(linear.n, linear.columns > 0 ? linear.x_column() + linear.columns : linear.k);
+    if (backward && weights.base == nullptr) linear.w_t.Resize(linear.k, linear.n);
   };
   for (Layer& layer : layers_) {
     layer.attn_norm = Buffer<float>(RoundUp(d, kPad));
@@ -278,7 +290,7 @@ void PackedWeights<T>::PackBase(Reader& reader) {
   const idx d = config_.hidden_size;
   const auto pack = [&](PackedLinear<T>& linear, const float* w) {
     linear.w.PackAt(0, w, linear.k, linear.k);
-    if (backward_) linear.w_t.PackTransposedAt(0, w, linear.k, linear.n);
+    if (linear.w_t.n > 0) linear.w_t.PackTransposedAt(0, w, linear.k, linear.n);
   };
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     Layer& layer = layers_[l];
@@ -326,7 +338,7 @@ void PackedWeights<T>::PackAdapter(const Weights& weights) {
     scratch.Reserve(std::max(linear.k, linear.n) * linear.columns);
     for (idx i = 0; i < linear.columns * linear.k; ++i) scratch[i] = scale * a[i];
     linear.a.Pack(scratch.data(), linear.k, linear.columns, linear.k);
-    if (backward_) linear.w_t.PackTransposedAt(linear.dy_column(), a, linear.k, linear.columns);
+    if (backward_) linear.a_t.PackTransposed(a, linear.k, linear.columns, linear.k);
     // B (n, columns): a part's rows meet its own columns, the others are zero.
     const auto fill = [&](float factor) {
       std::fill_n(scratch.data(), linear.n * linear.columns, 0.0f);
@@ -364,6 +376,8 @@ idx PackedWeights<T>::bytes() const {
   return total;
 }
 
+template struct PackedLinear<float>;
+template struct PackedLinear<bf16>;
 template class PackedWeights<float>;
 template class PackedWeights<bf16>;
 

@@ -216,13 +216,15 @@ void PlanParts(const TrainConfig& config, const ModelConfig& m, const StepShape&
 
 // Both directions of a matrix.
 idx Packed(idx n, idx k, idx bytes) { return (PackedSize(n, k) + PackedSize(k, n)) * bytes; }
-idx Packed(const LinearShape& linear, const LoraConfig& lora, idx bytes) {
+// As PackedLinear, of all layers; what is made again layer by layer once.
+idx Packed(const LinearShape& linear, const ModelConfig& m, idx bytes) {
   const idx n = linear.n();
   const idx k = linear.k;
-  const idx columns = linear.adapter_columns(lora);
-  if (columns == 0) return Packed(n, k, bytes);
-  return (PackedSize(n, RoundUp(k, kPad) + columns) + PackedSize(k, RoundUp(n, kPad) + columns) +
-          PackedSize(columns, k) + PackedSize(columns, n)) *
+  if (!m.lora.on()) return m.num_layers * Packed(n, k, bytes);
+  const idx columns = linear.adapter_columns(m.lora);
+  const idx kept = PackedSize(n, columns > 0 ? RoundUp(k, kPad) + columns : k) +
+                   PackedSize(columns, k) + PackedSize(k, columns) + PackedSize(columns, n);
+  return (m.num_layers * kept + PackedSize(k, columns > 0 ? RoundUp(n, kPad) + columns : n)) *
          bytes;
 }
 
@@ -240,12 +242,12 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   for (idx s = config.train.shards; s > 1; s = (s + 1) / 2) ++levels;
   plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0));
   const LayerShapes shapes(m);
-  idx layer = 0;
+  idx layers = 0;
   for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
-    layer += Packed(*linear, m.lora, kBytes);
+    layers += Packed(*linear, m, kBytes);
   }
   const idx embed = m.vocab_size * RoundUp(d, kPad) * kBytes;
-  const idx both = m.num_layers * layer + Packed(m.vocab_size, d, kBytes);
+  const idx both = layers + Packed(m.vocab_size, d, kBytes);
   plan.packed = both + embed;
   // A fresh adapter's reference is its base, which is there (trainer.cpp).
   const bool shared = m.lora.on() && !IsAdapterFolder(config.model.path);

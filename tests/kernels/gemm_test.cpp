@@ -207,7 +207,7 @@ void CheckPacking(idx n, idx k) {
       wt_rounded.row(j)[i] = FromF32<T>(w.row(i)[j]);
     }
   }
-  PackedMatrix<T> packed[3];
+  PackedMatrix<T> packed[4];
   for (PackedMatrix<T>& p : packed) {  // dirty memory: packing must write the zeros itself
     p.data.Reserve(PackedSize(n, k));
     for (idx i = 0; i < p.data.size(); ++i) p.data[i] = FromF32<T>(99.0f);
@@ -215,6 +215,10 @@ void CheckPacking(idx n, idx k) {
   packed[0].Pack(w.data.data(), w.ld, n, k);
   packed[1].PackTransposed(wt.data.data(), wt.ld, k, n);
   packed[2].PackTransposed(wt_rounded.data.data(), wt.ld, k, n);
+  PackedMatrix<T> transposed;
+  transposed.Pack(wt.data.data(), wt.ld, k, n);
+  packed[3].Resize(n, k);
+  packed[3].PackTurnedAt(0, transposed);
   for (const PackedMatrix<T>& p : packed) {
     for (idx i = 0; i < RoundUp(n, 32); ++i) {
       for (idx j = 0; j < RoundUp(k, 32); ++j) {
