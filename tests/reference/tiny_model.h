@@ -44,22 +44,13 @@ inline const Weights& VariantWeights(const std::string& name) {
   if (found != all.end()) return found->second;
   ModelConfig config = TinyConfig();
   config.num_layers = 2;
-  RopeScaling& rope = config.rope_scaling;
-  rope.original_max_position = 32;
-  rope.factor = 4;
-  if (name == "llama3_rope") {
-    rope.type = RopeType::kLlama3;
-  } else {
-    SetArchitecture(config, name.substr(0, 5), "a test");
-    if (name == "qwen3_yarn") {
-      config.num_heads = 4;
-      config.num_kv_heads = 2;
-      config.head_dim = 24;  // heads that are no whole vectors
-      rope.type = RopeType::kYarn;
-      rope.attention_factor = YarnAttentionFactor(rope.factor);
-    } else {
-      rope = {};
-    }
+  SetArchitecture(config, name.substr(0, 5), "a test");
+  if (name == "llama3_rope") SetRopeScaling(config, "llama3", 4, 32);
+  if (name == "qwen3_yarn") {
+    config.num_heads = 4;
+    config.num_kv_heads = 2;
+    config.head_dim = 24;  // heads that are no whole vectors
+    SetRopeScaling(config, "yarn", 4, 32);
   }
   Weights weights = InitWeights(config, 5, 0.15);
   for (std::size_t i = 0; i < weights.layout.tensors.size(); ++i) {
