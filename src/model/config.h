@@ -2,6 +2,7 @@
 // another. Read from a GGUF's metadata or a Hugging Face config.json (model/load.h).
 #pragma once
 
+#include <array>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,7 +35,9 @@ enum class RopeType {
   kYarn,
   kFactors,  // each frequency is divided by a number of its own
 };
-inline constexpr std::string_view kRopeTypeNames[] = {"default", "linear", "llama3", "yarn"};
+// Of all but the last.
+inline constexpr std::array<std::string_view, 4> kRopeTypeNames = {"default", "linear", "llama3",
+                                                                   "yarn"};
 
 struct RopeScaling {
   RopeType type = RopeType::kDefault;
@@ -76,6 +79,10 @@ struct ModelConfig {
 std::vector<double> RopeFrequencies(const ModelConfig& config);
 // yarn's attention_factor where a config names none: 1 + 0.1 mscale ln(factor).
 double YarnAttentionFactor(double factor, double mscale = 1);
+// Fresh models: a type of kRopeTypeNames with its usual constants. `original_max_position` 0:
+// max_position / factor.
+void SetRopeScaling(ModelConfig& config, std::string_view type, double factor,
+                    idx original_max_position);
 // The numbers that llama3's formula divides the frequencies by.
 std::vector<double> Llama3Factors(const ModelConfig& config, const RopeScaling& scaling);
 

@@ -47,17 +47,7 @@ class Metadata {
   std::string prefix_;
 };
 
-void RefuseForeignArithmetic(const GgufFile& file, const Metadata& metadata,
-                             const std::string& architecture, const ModelConfig& config) {
-  const std::string scaling = architecture + ".rope.scaling.type";
-  if (file.Has(scaling) && file.GetString(scaling) != "none") {
-    metadata.Refuse("rope.scaling.type", Quote(file.GetString(scaling)));
-  }
-  if (metadata.Has("rope.scaling.factor")) {
-    const double factor = metadata.Float("rope.scaling.factor");
-    if (factor != 0.0 && factor != 1.0) metadata.Refuse("rope.scaling.factor", factor);
-  }
-  metadata.RequireFloat("rope.scale_linear", 1.0);
+void RefuseForeignArithmetic(const Metadata& metadata, const ModelConfig& config) {
   metadata.RequireInt("rope.dimension_count", config.head_dim);
   metadata.RequireInt("attention.value_length", config.head_dim);
   metadata.RequireInt("attention.sliding_window", 0);
@@ -73,10 +63,70 @@ void RefuseForeignArithmetic(const GgufFile& file, const Metadata& metadata,
   metadata.RequireFloat("logit_scale", 1.0);
   metadata.RequireFloat("embedding_scale", 1.0);
   metadata.RequireFloat("residual_scale", 1.0);
-  if (file.Find("rope_freqs.weight") != nullptr) {
-    Fail(ErrorCode::kInput,
-         "{}: tensor 'rope_freqs.weight' asks for scaled RoPE frequencies, which is not supported",
-         file.path());
+}
+
+// llama.cpp's converter writes llama3's scaling as a tensor of divisors. Where they are what the
+// formula gives with the constants of all Llama 3 models, the config gets the formula, which other
+// programs know too; else the numbers.
+RopeScaling ReadRopeFactors(const GgufFile& file, const GgufTensor& tensor,
+                            const ModelConfig& config) {
+  if (config.head_dim < 2 || tensor.dims != std::vector<idx>{config.head_dim / 2}) {
+    Fail(ErrorCode::kInput, "{}: tensor 'rope_freqs.weight' has the shape [{}], must be [{}]",
+         file.path(), fmt::join(tensor.dims, ", "), config.head_dim / 2);
+  }
+  RopeScaling given;
+  given.type = RopeType::kFactors;
+  given.factors.resize(static_cast<std::size_t>(config.head_dim / 2));
+  file.Dequantize(tensor, 0, given.factors);
+  RopeScaling llama3;
+  llama3.type = RopeType::kLlama3;
+  llama3.factor = static_cast<double>(*std::ranges::max_element(given.factors));
+  llama3.original_max_position = 8192;
+  const std::vector<double> formula = Llama3Factors(config, llama3);
+  for (std::size_t i = 0; i < formula.size(); ++i) {
+    // the converter computes in f32
+    if (!(std::abs(formula[i] - static_cast<double>(given.factors[i])) < 1e-5 * formula[i])) {
+      return given;
+    }
+  }
+  return llama3;
+}
+
+void ReadRope(const GgufFile& file, const Metadata& metadata, const std::string& architecture,
+              ModelConfig& config) {
+  config.rope_theta = metadata.FloatOr("rope.freq_base", 10000.0);
+  RopeScaling& scaling = config.rope_scaling;
+  const std::string key = architecture + ".rope.scaling.type";
+  const std::string type = file.Has(key) ? file.GetString(key) : "linear";  // as in llama.cpp
+  const double old_factor = metadata.FloatOr("rope.scale_linear", 1.0);
+  const double factor = metadata.FloatOr("rope.scaling.factor", old_factor);
+  if (type == "linear") {
+    if (factor != 0.0 && factor != 1.0) {
+      scaling.type = RopeType::kLinear;
+      scaling.factor = factor;
+    }
+  } else if (type == "yarn") {
+    scaling.type = RopeType::kYarn;
+    scaling.factor = factor;
+    scaling.original_max_position =
+        metadata.IntOr("rope.scaling.original_context_length", config.max_position);
+    scaling.beta_fast = metadata.FloatOr("rope.scaling.yarn_beta_fast", 32);
+    scaling.beta_slow = metadata.FloatOr("rope.scaling.yarn_beta_slow", 1);
+    // The converter writes config.json's attention_factor here.
+    scaling.attention_factor =
+        metadata.FloatOr("rope.scaling.yarn_attn_factor", YarnAttentionFactor(factor));
+    metadata.RequireFloat("rope.scaling.yarn_ext_factor", 1.0);
+    metadata.RequireFloat("rope.scaling.yarn_log_multiplier", 0.0);
+  } else if (type != "none") {
+    metadata.Refuse("rope.scaling.type", Quote(type));
+  }
+  metadata.RequireFloat("rope.scaling.attn_factor", 1.0);
+  if (const GgufTensor* factors = file.Find("rope_freqs.weight")) {
+    if (scaling.type != RopeType::kDefault) {
+      Fail(ErrorCode::kInput, "{}: has both tensor 'rope_freqs.weight' and RoPE scaling of type {}",
+           file.path(), Quote(type));
+    }
+    scaling = ReadRopeFactors(file, *factors, config);
   }
 }
 
@@ -102,7 +152,6 @@ ModelConfig ReadConfig(const GgufFile& file, const Architecture& architecture) {
   config.num_kv_heads = metadata.IntOr("attention.head_count_kv", config.num_heads);
   config.max_position = metadata.Int("context_length");
   config.rms_norm_eps = static_cast<float>(metadata.Float("attention.layer_norm_rms_epsilon"));
-  config.rope_theta = metadata.FloatOr("rope.freq_base", 10000.0);
   if (metadata.Has("attention.key_length")) {
     config.head_dim = metadata.Int("attention.key_length");
   } else if (config.num_heads > 0 && config.hidden_size % config.num_heads == 0) {
@@ -111,7 +160,8 @@ ModelConfig ReadConfig(const GgufFile& file, const Architecture& architecture) {
     Fail(ErrorCode::kInput, "{}: metadata key '{}.attention.head_count' is {}, does not divide {}",
          file.path(), architecture.name, config.num_heads, config.hidden_size);
   }
-  RefuseForeignArithmetic(file, metadata, architecture.name, config);
+  RefuseForeignArithmetic(metadata, config);
+  ReadRope(file, metadata, architecture.name, config);
 
   const GgufTensor* embedding = file.Find("token_embd.weight");
   if (embedding == nullptr) {
@@ -173,6 +223,7 @@ class GgufSource : public ModelSource {
     config_ = ReadConfig(file_, architecture);
     std::map<std::string_view, const GgufTensor*> in_file;
     for (const GgufTensor& tensor : file_.tensors()) in_file.emplace(tensor.name, &tensor);
+    in_file.erase("rope_freqs.weight");  // the config has it
     for (const TensorSpec& spec : ListTensors(config_)) {
       const std::string name = GgufName(spec.name);
       const auto it = in_file.find(name);

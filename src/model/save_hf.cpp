@@ -29,6 +29,42 @@ void AddTokens(Json& json, const ModelConfig& config) {
   json["pad_token_id"] = config.pad_id < 0 ? Json(nullptr) : Json(config.pad_id);
 }
 
+// In the form that transformers 4 wrote and 5 reads too.
+Json MakeRopeScaling(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.type == RopeType::kDefault) return nullptr;
+  Json json;
+  if (scaling.type == RopeType::kFactors) {
+    // Where both lists are equal, this type divides each frequency by its own number.
+    std::vector<double> factors;
+    for (const float factor : scaling.factors) factors.push_back(ShortestDecimal(factor));
+    json["rope_type"] = "longrope";
+    json["short_factor"] = factors;
+    json["long_factor"] = factors;
+    json["attention_factor"] = scaling.attention_factor;
+    json["original_max_position_embeddings"] = config.max_position;
+    return json;
+  }
+  json["rope_type"] = kRopeTypeNames[static_cast<std::size_t>(scaling.type)];
+  json["factor"] = scaling.factor;
+  if (scaling.type == RopeType::kLlama3) {
+    json["low_freq_factor"] = scaling.low_freq_factor;
+    json["high_freq_factor"] = scaling.high_freq_factor;
+  }
+  if (scaling.type == RopeType::kYarn) {
+    json["beta_fast"] = scaling.beta_fast;
+    json["beta_slow"] = scaling.beta_slow;
+    if (!scaling.truncate) json["truncate"] = false;
+    if (scaling.attention_factor != YarnAttentionFactor(scaling.factor)) {
+      json["attention_factor"] = scaling.attention_factor;
+    }
+  }
+  if (scaling.original_max_position > 0) {
+    json["original_max_position_embeddings"] = scaling.original_max_position;
+  }
+  return json;
+}
+
 Json MakeConfig(const ModelConfig& config, const Architecture& architecture, DType dtype) {
   Json json;
   json["architectures"] = {architecture.hf_class};
@@ -43,9 +79,10 @@ Json MakeConfig(const ModelConfig& config, const Architecture& architecture, DTy
   json["max_position_embeddings"] = config.max_position;
   json["rms_norm_eps"] = ShortestDecimal(config.rms_norm_eps);
   json["rope_theta"] = config.rope_theta;
-  json["rope_scaling"] = nullptr;
+  json["rope_scaling"] = MakeRopeScaling(config);
   json["hidden_act"] = "silu";
   json["attention_dropout"] = 0.0;
+  if (config.architecture == "mistral") json["sliding_window"] = nullptr;
   if (!config.qkv_bias) json["attention_bias"] = false;
   json["tie_word_embeddings"] = config.tied_embeddings;
   json["torch_dtype"] = dtype == DType::kBf16 ? "bfloat16" : "float32";

@@ -57,6 +57,11 @@ void VisitFields(Fields& f, ModelInitConfig& c) {
   f.Field("max_position", c.max_position, "longest sequence, prompt and answer",
           Range(1, kMaxSize));
   f.Field("rope_theta", c.rope_theta, "base of the rotary embedding", Above(0));
+  f.Field("rope_type", c.rope_type, "how the rotary embedding is stretched for long contexts",
+          OneOf({kRopeTypeNames.begin(), kRopeTypeNames.end()}));
+  f.Field("rope_factor", c.rope_factor, "by how much", Range(1, 1e6));
+  f.Field("rope_original_max_position", c.rope_original_max_position,
+          "context before that (llama3, yarn); 0: max_position / rope_factor", Range(0, kMaxSize));
   f.Field("tied", c.tied, "the output head is the embedding");
   f.Field("seed", c.seed, "seed of the weights");
   f.Field("std", c.std, "standard deviation of the weights", Range(0, 10));

@@ -22,6 +22,9 @@ struct ModelInitConfig {  // [model.init]: a fresh byte-level model, used when m
   idx head_dim = 16;
   idx max_position = 256;
   double rope_theta = 10000.0;
+  std::string rope_type = "default";
+  double rope_factor = 1;
+  idx rope_original_max_position = 0;  // 0: max_position / rope_factor
   bool tied = true;
   std::uint64_t seed = 1;
   double std = 0.02;

@@ -50,6 +50,7 @@ ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) 
   c.head_dim = init.head_dim;
   c.max_position = init.max_position;
   c.rope_theta = init.rope_theta;
+  SetRopeScaling(c, init.rope_type, init.rope_factor, init.rope_original_max_position);
   c.tied_embeddings = init.tied;
   c.bos_id = tokenizer.bos_id();
   c.pad_id = tokenizer.pad_id();

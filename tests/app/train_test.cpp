@@ -68,6 +68,28 @@ TEST_F(WholeRun, MemoryBudgetsChangeNothing) {
   EXPECT_GT(first["learn/micro_batches"].get<int>(), 1) << "the budget was meant to be tight";
 }
 
+// qwen3 with yarn, on sequences beyond the original context: threads, tape, budget, and the
+// model that comes out.
+TEST_F(WholeRun, AnotherArchitectureIsAsExact) {
+  const std::vector<std::string> model = {"model.init.architecture=qwen3",
+                                          "model.init.head_dim=24",
+                                          "model.init.rope_type=yarn",
+                                          "model.init.rope_factor=4",
+                                          "model.init.rope_original_max_position=16",
+                                          "train.unit_tokens=32",
+                                          "train.steps=6"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), model.begin(), model.end());
+    return more;
+  };
+  const std::string all = Digest("all", with({"run.tape_mb=-1", "run.threads=1"}));
+  EXPECT_EQ(all, Digest("none", with({"run.tape_mb=0", "run.threads=3", "run.memory_mb=43"})));
+  const auto config = nlohmann::json::parse(ReadText(scratch_ / "all/model/config.json"));
+  EXPECT_EQ(config["architectures"][0], "Qwen3ForCausalLM");
+  EXPECT_EQ(config["rope_scaling"]["rope_type"], "yarn");
+  EXPECT_EQ(config["rope_scaling"]["original_max_position_embeddings"], 16);
+}
+
 TEST_F(WholeRun, TheTapeChangesNothing) {
   const std::string none = Digest("none", {"run.tape_mb=0"});
   EXPECT_EQ(none, Digest("some", {"run.tape_mb=1"}));

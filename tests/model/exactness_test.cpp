@@ -32,13 +32,13 @@ constexpr idx kAnswer = 110;
 // A prompt's segment, and the final hidden states of an answer behind it.
 template <class T>
 struct Answer {
-  TinyModel<T> tiny{TinyWeights()};
+  TinyModel<T> tiny;
   std::vector<TokenId> tokens = RandomTokens(kPrompt + kAnswer, 1, 259);
   Segment<T> prefix{&tiny.model.pool()};
   Segment<T> own{&tiny.model.pool()};
   Buffer<T> hidden{kAnswer * tiny.model.ld()};
 
-  explicit Answer(idx prompt = kPrompt) {
+  explicit Answer(idx prompt = kPrompt, const Weights& weights = TinyWeights()) : tiny(weights) {
     if (prompt == 0) return;
     Run<T> run;
     run.segment = &prefix;
@@ -74,6 +74,33 @@ void CheckPieces() {
     Answer<T> pieces;
     pieces.InPieces(sizes);
     EXPECT_TRUE(SameBits(whole.hidden, pieces.hidden)) << "pieces of " << sizes[0];
+  }
+}
+
+// Pieces, records and threads together, for the other architectures.
+template <class T>
+void CheckVariants() {
+  for (const char* variant : kVariants) {
+    const Weights& weights = VariantWeights(variant);
+    SetNumThreads(1);
+    Answer<T> whole(kPrompt, weights);
+    whole.InPieces({kAnswer});
+    SetNumThreads(3);
+    Answer<T> pieces(kPrompt, weights);
+    pieces.InPieces({1, 31, 5, 1, 1});
+    EXPECT_TRUE(SameBits(whole.hidden, pieces.hidden)) << variant << ", in pieces";
+    for (const Record record : {Record::kResiduals, Record::kAll}) {
+      Answer<T> recorded(kPrompt, weights);
+      Run<T> run = recorded.Next(kAnswer);
+      run.record = record;
+      recorded.tiny.model.Forward({&run, 1}, recorded.hidden.data());
+      EXPECT_TRUE(SameBits(whole.hidden, recorded.hidden)) << variant << ", recorded";
+    }
+    Answer<T> moved(kPrompt - 9, weights);
+    moved.InPieces({kAnswer});
+    const idx ld = moved.tiny.model.ld();
+    EXPECT_FALSE(SameBits(whole.hidden.data(), moved.hidden.data() + 9 * ld, (kAnswer - 9) * ld))
+        << variant << ": other key blocks went unnoticed";
   }
 }
 
@@ -159,6 +186,10 @@ void CheckPlanted() {
 TEST_P(ForwardTest, DecodeEqualsPrefillBitwise) {
   CheckPieces<bf16>();
   CheckPieces<float>();
+}
+TEST_P(ForwardTest, EveryArchitectureIsExact) {
+  CheckVariants<bf16>();
+  CheckVariants<float>();
 }
 TEST_P(ForwardTest, NeighboursChangeNoBit) {
   CheckNeighbours<bf16>();

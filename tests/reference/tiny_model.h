@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdlib>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "model/load.h"
 #include "model/transformer.h"
 #include "reference/compare.h"
 #include "rollout/rollout.h"
@@ -30,6 +32,47 @@ inline ModelConfig TinyConfig() {
 inline const Weights& TinyWeights() {
   static const Weights weights = InitWeights(TinyConfig(), 5, 0.15);
   return weights;
+}
+
+// The switches of the architectures and RoPE's, for sequences beyond the original context. Two
+// layers; norms and biases are random too. One is frozen, with an adapter of some matrices.
+inline constexpr const char* kVariants[] = {"qwen2", "qwen3", "llama3_rope", "qwen3_yarn",
+                                            "qwen3_lora"};
+
+inline const Weights& VariantWeights(const std::string& name) {
+  static std::map<std::string, Weights> all;
+  const auto found = all.find(name);
+  if (found != all.end()) return found->second;
+  ModelConfig config = TinyConfig();
+  config.num_layers = 2;
+  SetArchitecture(config, name.substr(0, 5), "a test");
+  if (name == "llama3_rope") SetRopeScaling(config, "llama3", 4, 32);
+  if (name == "qwen3_yarn") {
+    config.num_heads = 4;
+    config.num_kv_heads = 2;
+    config.head_dim = 24;  // heads that are no whole vectors
+    SetRopeScaling(config, "yarn", 4, 32);
+  }
+  if (name == "qwen3_lora") {
+    config.lora.rank = 5;
+    config.lora.targets = {"q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"};
+  }
+  Weights weights = InitWeights(config, 5, 0.15);
+  for (const TensorSpec& t : weights.layout.tensors) {
+    if (!t.name.ends_with("lora_B.weight")) continue;
+    for (idx j = 0; j < t.size(); ++j) {
+      weights.slab[t.offset + j] = static_cast<float>(0.1 * Draw(499, t.offset + j));
+    }
+  }
+  for (std::size_t i = 0; i < weights.layout.tensors.size(); ++i) {
+    const TensorSpec& t = weights.layout.tensors[i];
+    if (!t.is_vector) continue;
+    for (idx j = 0; j < t.size(); ++j) {
+      weights.slab[t.offset + j] +=
+          static_cast<float>(0.3 * Draw(static_cast<std::uint32_t>(500 + i), j));
+    }
+  }
+  return all.emplace(name, std::move(weights)).first->second;
 }
 
 template <class T>

@@ -65,6 +65,31 @@ TYPED_TEST(SamplerTest, ScoreRepeatsWhatGenerateRecordedBitwise) {
   EXPECT_EQ(RolloutDigest(sampled), RolloutDigest(scored));
 }
 
+// E1, E2 and E3 at once for the other architectures: scored, alone, in other slots and threads.
+TYPED_TEST(SamplerTest, EveryArchitectureIsExact) {
+  for (const char* variant : kVariants) {
+    SamplingConfig config = Sampling();
+    config.max_new_tokens = 70;
+    const auto sample = [&](std::vector<RolloutGroup> groups) {
+      TinyModel<TypeParam> tiny(VariantWeights(variant));
+      Generate(tiny.model, Bytes(), std::span<RolloutGroup>(groups), config);
+      return groups;
+    };
+    const auto groups = MakeGroups({1, 33, 5}, 3, 259);
+    SetNumThreads(1);
+    const auto sampled = sample(groups);
+    ASSERT_GT(Longest(sampled), 2 * kKeyBlock);
+    SetNumThreads(3);
+    auto scored = sampled;
+    TinyModel<TypeParam> tiny(VariantWeights(variant));
+    Score(tiny.model, std::span<RolloutGroup>(scored), config.inv_temperature());
+    EXPECT_EQ(RolloutDigest(sampled), RolloutDigest(scored)) << variant << ": E1";
+    config.slots = 2;
+    EXPECT_EQ(RolloutDigest(sample(groups)), RolloutDigest(sampled)) << variant << ": slots";
+    EXPECT_TRUE(SameGroup(sample({groups[1]})[0], sampled[1])) << variant << ": alone";
+  }
+}
+
 // The control of E1: one token of the prompt counted as the answer's puts the later keys into other
 // blocks.
 TYPED_TEST(SamplerTest, ScoringWithOtherKeyBlocksIsNoticed) {

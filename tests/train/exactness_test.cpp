@@ -19,15 +19,16 @@ TokenLoss OnPolicy(double, double, double advantage) { return PolicyGradientLoss
 
 // Rollouts of the tiny model, with advantages of both signs; the second group has none.
 template <class T>
-std::vector<RolloutGroup> Rollouts(TinyModel<T>& tiny, Tape<T>* tape = nullptr) {
-  auto groups = MakeGroups({33, 5, 1, 70, 2}, 5, 259);
+std::vector<RolloutGroup> Rollouts(TinyModel<T>& tiny, Tape<T>* tape = nullptr,
+                                   std::size_t samples = 5, idx max_new_tokens = 110) {
+  auto groups = MakeGroups({33, 5, 1, 70, 2}, samples, 259);
   SamplingConfig config;
   config.temperature = kTemperature;
-  config.max_new_tokens = 110;
+  config.max_new_tokens = max_new_tokens;
   const Tokenizer tokenizer = Tokenizer::Bytes();
   Generate(tiny.model, tokenizer, std::span<RolloutGroup>(groups), config, {}, tape);
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    for (std::size_t s = 0; s < 5; ++s) {
+    for (std::size_t s = 0; s < samples; ++s) {
       groups[g].rollouts[s].advantage =
           g == 1 ? 0.0 : std::sin(1.0 + static_cast<double>(5 * g + s));
     }
@@ -75,9 +76,9 @@ Learned Learn(const std::vector<RolloutGroup>& groups, const LearnerConfig& conf
 // Bytes of a budget that holds the largest unit, recorded so, and nothing more.
 template <class T>
 idx LeastMemory(const std::vector<RolloutGroup>& groups, idx unit_tokens,
-                Record record = Record::kAll) {
-  TinyModel<T> tiny(TinyWeights(), true);
-  const Learner<T> learner(tiny.model, TinyWeights().layout, Config(unit_tokens));
+                Record record = Record::kAll, const Weights& weights = TinyWeights()) {
+  TinyModel<T> tiny(weights, true);
+  const Learner<T> learner(tiny.model, weights.layout, Config(unit_tokens));
   idx rows = 0;
   for (const Unit& unit : CutUnits(WithWeights(groups), unit_tokens)) {
     rows = std::max(rows, RoundUp(unit.sample_rows + unit.prefix_rows, kRowBlock));
@@ -270,6 +271,67 @@ TYPED_TEST(LearnerExactness, TheTapeChangesNoBitOfTheGradient) {
       if (share == 0.0) {
         EXPECT_EQ(result.rows_forward, want.result.rows_forward);
       }
+    }
+  }
+}
+
+// E1, E3 and E6 at once for the other architectures: threads, micro-batches, layers run again, the
+// tape; and the controls of the tape in what only some of them record.
+TYPED_TEST(LearnerExactness, EveryArchitectureIsExact) {
+  using T = TypeParam;
+  for (const char* variant : kVariants) {
+    const Weights& weights = VariantWeights(variant);
+    SetNumThreads(1);
+    constexpr idx kTokens = 70;
+    const auto sample = [&](TinyModel<T>& tiny, Tape<T>* tape) {
+      return Rollouts(tiny, tape, 3, kTokens);
+    };
+    TinyModel<T> sampler(weights);
+    const auto groups = sample(sampler, nullptr);
+    LearnerConfig config = Config(200);
+    const Learned all = Learn<T>(groups, config, weights);
+    EXPECT_EQ(all.result.mismatched_tokens, 0) << variant;
+    EXPECT_GT(all.result.compared_tokens, 0) << variant;
+    for (const TensorSpec& t : weights.layout.tensors) {
+      const float* grad = all.grad.data() + t.offset;
+      EXPECT_TRUE(std::any_of(grad, grad + t.size(), [](float g) { return g != 0; }))
+          << variant << ": no gradient by " << t.name;
+    }
+    SetNumThreads(3);
+    for (const Record record : {Record::kAll, Record::kResiduals}) {
+      config.memory_bytes = LeastMemory<T>(groups, 200, record, weights);
+      const Learned part = Learn<T>(groups, config, weights);
+      EXPECT_GT(part.result.micro_batches, 1) << variant;
+      EXPECT_EQ(part.result.rows_rerun > 0, record == Record::kResiduals) << variant;
+      EXPECT_TRUE(SameBits(all.grad, part.grad)) << variant;
+    }
+    for (const idx tape_bytes : {idx{1} << 40, idx{1} << 19}) {
+      TinyModel<T> tiny(weights, true);
+      Tape<T> tape;
+      tape.max_bytes = tape_bytes;
+      const auto taped = sample(tiny, &tape);
+      ASSERT_EQ(RolloutDigest(taped), RolloutDigest(groups)) << variant;
+      EXPECT_GT(tape.rows, 0);
+      Learner<T> learner(tiny.model, weights.layout, config);
+      const auto mismatched = [&] {
+        return learner.Recheck(taped, tape, 1, 1, idx{1} << 40).mismatched;
+      };
+      EXPECT_EQ(mismatched(), 0) << variant;
+      if (weights.config.qk_norm && tape_bytes == idx{1} << 40) {
+        // A prompt's rows too, and in the last layer.
+        const ActivationLayout<T>& at = tiny.model.pool().activations();
+        for (std::byte* byte : {tape.groups[3].samples[2].Rest(17, 1) + at.q_pre,
+                                tape.groups[3].prefix.Rest(30, 1) + at.k_pre}) {
+          *byte ^= std::byte{1};
+          EXPECT_EQ(mismatched(), 1) << variant;
+          *byte ^= std::byte{1};
+        }
+      }
+      auto learn = WithWeights(taped);
+      for (std::size_t g = 0; g < learn.size(); ++g) learn[g].tape_group = static_cast<idx>(g);
+      Buffer<float> grad(weights.layout.size);
+      learner.Accumulate(learn, OnPolicy, grad.data(), &tape);
+      EXPECT_TRUE(SameBits(all.grad, grad)) << variant << ", tape of " << tape.rows << " rows";
     }
   }
 }

@@ -60,6 +60,7 @@ std::vector<LearnGroup> WithWeights(const Case& c) {
 TokenLoss OnPolicy(double, double, double advantage) { return PolicyGradientLoss(advantage); }
 
 class GoldenModel : public testing::TestWithParam<const char*> {};
+class GoldenWithScaledRope : public GoldenModel {};
 
 TEST_P(GoldenModel, LogProbsAgreeWithPyTorch) {
   const std::string folder = Golden(GetParam());
@@ -82,6 +83,30 @@ TEST_P(GoldenModel, LogProbsAgreeWithPyTorch) {
       }
     }
   }
+}
+
+// The control: the numbers of a stretched RoPE are not those of a plain one.
+TEST_P(GoldenWithScaledRope, IsNotThatOfPlainRope) {
+  const std::string folder = Golden(GetParam());
+  Weights weights = LoadWeights(folder);
+  ASSERT_NE(weights.config.rope_scaling, RopeScaling());
+  weights.config.rope_scaling = RopeScaling();
+  const PackedWeights<float> packed(weights, false);
+  Transformer<float> model(packed);
+  const Case want = LoadCase(folder);
+  Case got = want;
+  Score<float>(model, got.groups, got.inv_temperature);
+  double most = 0;
+  for (std::size_t g = 0; g < want.groups.size(); ++g) {
+    for (std::size_t s = 0; s < want.groups[g].rollouts.size(); ++s) {
+      const auto& a = want.groups[g].rollouts[s].logprobs;
+      const auto& b = got.groups[g].rollouts[s].logprobs;
+      for (std::size_t t = 0; t < a.size(); ++t) {
+        most = std::max(most, std::abs(static_cast<double>(a[t]) - static_cast<double>(b[t])));
+      }
+    }
+  }
+  EXPECT_GT(most, 1e-3);
 }
 
 TEST_P(GoldenModel, GradientAgreesWithPyTorch) {
@@ -118,7 +143,11 @@ TEST_P(GoldenModel, GradientAgreesWithPyTorch) {
 
 INSTANTIATE_TEST_SUITE_P(Goldens, GoldenModel,
                          testing::Values("tiny_llama_tied", "tiny_llama_untied", "tiny_qwen2",
-                                         "tiny_qwen3", "tiny_lora"));
+                                         "tiny_qwen3", "tiny_llama3_rope", "tiny_mistral_linear",
+                                         "tiny_qwen2_yarn", "tiny_qwen3_yarn", "tiny_lora"));
+INSTANTIATE_TEST_SUITE_P(Goldens, GoldenWithScaledRope,
+                         testing::Values("tiny_llama3_rope", "tiny_mistral_linear",
+                                         "tiny_qwen2_yarn", "tiny_qwen3_yarn"));
 
 }  // namespace
 }  // namespace opo
