@@ -421,6 +421,7 @@ TEST(WriteGguf, WritesTheFileThatThePythonPackageWrites) {
 
 TEST(WriteGguf, WhatDoesNotFitIsRefusedAndNothingIsLeft) {
   const std::string path = testing::TempDir() + "opo_unwritten.gguf";
+  std::filesystem::remove(path);
   const auto refused = [&](GgmlType type, float value, const std::string& part) {
     std::vector<float> values(64, 1.0F);
     values[40] = value;

@@ -1,0 +1,130 @@
+// A model as a GGUF file: the names, the order of rows and the metadata of llama.cpp's converter.
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "model/load_internal.h"
+
+namespace opo {
+namespace {
+
+using Keys = std::vector<GgufKeyToWrite>;
+
+constexpr std::uint32_t kQuantizationVersion = 2;  // of ggml's block formats
+
+// llama.cpp's number for "mostly of this type".
+std::uint32_t FileTypeOf(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32:
+      return 0;
+    case GgmlType::kF16:
+      return 1;
+    case GgmlType::kQ8_0:
+      return 7;
+    case GgmlType::kBf16:
+      return 32;
+    default:
+      CheckFailed(__FILE__, __LINE__, "a type that is written");
+  }
+}
+
+std::uint32_t U32(idx value) { return static_cast<std::uint32_t>(value); }
+
+// Everything about RoPE is written here.
+void AddRope(Keys& keys, const ModelConfig& config) {
+  const std::string prefix = config.architecture + ".rope.";
+  keys.push_back({prefix + "freq_base", static_cast<float>(config.rope_theta)});
+  keys.push_back({prefix + "dimension_count", U32(config.head_dim)});
+}
+
+// What generation_config.json recommends for sampling.
+void AddSamplingHints(Keys& keys, const std::string& folder) {
+  const std::string path = folder + "/generation_config.json";
+  std::error_code ignored;  // what cannot be looked at counts as absent, as on loading
+  if (folder.empty() || !std::filesystem::exists(path, ignored)) return;
+  const auto json = nlohmann::json::parse(ReadFile(path));  // checked when it was opened
+  for (const SamplingHint& hint : kSamplingHints) {
+    const auto it = json.find(hint.hf);
+    if (it == json.end() || !it->is_number()) continue;
+    if (!hint.integer) {
+      keys.push_back({hint.gguf, it->get<float>()});
+    } else if (it->is_number_unsigned() && it->get<std::uint64_t>() <= 0x7fffffffU) {
+      keys.push_back({hint.gguf, it->get<std::uint32_t>()});
+    }
+  }
+}
+
+Keys MakeKeys(const ModelSource& source, const std::string& name) {
+  const ModelConfig& config = source.config();
+  const std::string prefix = config.architecture + ".";
+  Keys keys = {{"general.architecture", config.architecture},
+               {"general.type", "model"},
+               {"general.name", name}};
+  AddSamplingHints(keys, source.hf_folder());
+  keys.push_back({prefix + "block_count", U32(config.num_layers)});
+  keys.push_back({prefix + "context_length", U32(config.max_position)});
+  keys.push_back({prefix + "embedding_length", U32(config.hidden_size)});
+  keys.push_back({prefix + "feed_forward_length", U32(config.intermediate_size)});
+  keys.push_back({prefix + "attention.head_count", U32(config.num_heads)});
+  keys.push_back({prefix + "attention.head_count_kv", U32(config.num_kv_heads)});
+  keys.push_back({prefix + "attention.key_length", U32(config.head_dim)});
+  keys.push_back({prefix + "attention.value_length", U32(config.head_dim)});
+  keys.push_back({prefix + "attention.layer_norm_rms_epsilon", config.rms_norm_eps});
+  keys.push_back({prefix + "vocab_size", U32(config.vocab_size)});
+  AddRope(keys, config);
+  return keys;
+}
+
+// A file's own metadata, but for what is said anew and what belongs to the file alone.
+Keys KeysOf(const GgufFile& file) {
+  const std::set<std::string> dropped = {"general.file_type", "general.quantization_version",
+                                         "general.alignment", "split.no",
+                                         "split.count",       "split.tensors.count"};
+  Keys keys;
+  for (const std::string& key : file.Keys()) {
+    if (dropped.count(key) == 0) keys.push_back({key, file.RawValue(key)});
+  }
+  return keys;
+}
+
+}  // namespace
+
+void SaveGgufModel(const std::string& path, const ModelSource& source, GgmlType type,
+                   const std::string& name, const std::vector<GgufKeyToWrite>& tokenizer) {
+  const ModelConfig& config = source.config();
+  const Architecture& architecture = FindArchitecture(config.architecture, path);
+  Keys keys = source.gguf() != nullptr ? KeysOf(*source.gguf()) : MakeKeys(source, name);
+  keys.push_back({"general.file_type", FileTypeOf(type)});
+  keys.push_back({"general.quantization_version", kQuantizationVersion});
+  if (source.gguf() == nullptr) keys.insert(keys.end(), tokenizer.begin(), tokenizer.end());
+
+  std::vector<GgufTensorToWrite> tensors;
+  for (const TensorSpec& spec : ListTensors(config)) {
+    GgufTensorToWrite& tensor = tensors.emplace_back();
+    tensor.name = GgufName(spec.name);
+    tensor.dims = {spec.cols};
+    tensor.type = GgmlType::kF32;
+    if (!spec.is_vector) {
+      tensor.dims.push_back(spec.rows);
+      tensor.type = spec.cols % RowOf(type).elements == 0 ? type : GgmlType::kF16;
+    }
+    tensor.read = [&source, &architecture, spec](std::span<float> out) {
+      if (!GgufPermutes(spec, architecture)) {
+        source.Read(spec, out);
+        return;
+      }
+      std::vector<float> ours(out.size());
+      source.Read(spec, ours);
+      for (idx row = 0; row < spec.rows; ++row) {
+        const idx to = GgufRow(spec, source.config(), architecture, row);
+        std::copy_n(ours.begin() + row * spec.cols, spec.cols, out.begin() + to * spec.cols);
+      }
+    };
+  }
+  WriteGguf(path, keys, tensors);
+}
+
+}  // namespace opo
