@@ -1,5 +1,6 @@
 // A model as a GGUF file: the names, the order of rows and the metadata of llama.cpp's converter.
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -33,6 +34,20 @@ std::uint32_t FileTypeOf(GgmlType type) {
 
 std::uint32_t U32(idx value) { return static_cast<std::uint32_t>(value); }
 
+// "135M": of the weights, with two digits at least.
+std::string SizeLabel(const ModelConfig& config) {
+  idx weights = 0;
+  for (const TensorSpec& spec : ListTensors(config)) weights += spec.size();
+  double scaled = static_cast<double>(weights) / 1e3;
+  const char* unit = "K";
+  for (const char* next : {"M", "B", "T"}) {
+    if (scaled <= 1e3) break;
+    scaled /= 1e3;
+    unit = next;
+  }
+  return fmt::format("{:.{}f}{}", scaled, std::round(scaled) < 10 ? 1 : 0, unit);
+}
+
 // Everything about RoPE is written here.
 void AddRope(Keys& keys, const ModelConfig& config) {
   const std::string prefix = config.architecture + ".rope.";
@@ -62,7 +77,8 @@ Keys MakeKeys(const ModelSource& source, const std::string& name) {
   const std::string prefix = config.architecture + ".";
   Keys keys = {{"general.architecture", config.architecture},
                {"general.type", "model"},
-               {"general.name", name}};
+               {"general.name", name},
+               {"general.size_label", SizeLabel(config)}};
   AddSamplingHints(keys, source.hf_folder());
   keys.push_back({prefix + "block_count", U32(config.num_layers)});
   keys.push_back({prefix + "context_length", U32(config.max_position)});
@@ -76,6 +92,19 @@ Keys MakeKeys(const ModelSource& source, const std::string& name) {
   keys.push_back({prefix + "vocab_size", U32(config.vocab_size)});
   AddRope(keys, config);
   return keys;
+}
+
+// Special tokens that config.json names and the tokenizer does not.
+void AddTokens(Keys& keys, const ModelConfig& config) {
+  const auto add = [&](const std::string& name, TokenId id) {
+    const std::string key = "tokenizer.ggml." + name;
+    const auto is_it = [&](const GgufKeyToWrite& there) { return there.key == key; };
+    if (id < 0 || std::any_of(keys.begin(), keys.end(), is_it)) return;
+    keys.push_back({key, U32(id)});
+  };
+  add("bos_token_id", config.bos_id);
+  add("eos_token_id", config.eos_ids.empty() ? -1 : config.eos_ids.front());
+  add("padding_token_id", config.pad_id);
 }
 
 // A file's own metadata, but for what is said anew and what belongs to the file alone.
@@ -99,7 +128,10 @@ void SaveGgufModel(const std::string& path, const ModelSource& source, GgmlType 
   Keys keys = source.gguf() != nullptr ? KeysOf(*source.gguf()) : MakeKeys(source, name);
   keys.push_back({"general.file_type", FileTypeOf(type)});
   keys.push_back({"general.quantization_version", kQuantizationVersion});
-  if (source.gguf() == nullptr) keys.insert(keys.end(), tokenizer.begin(), tokenizer.end());
+  if (source.gguf() == nullptr) {
+    keys.insert(keys.end(), tokenizer.begin(), tokenizer.end());
+    AddTokens(keys, config);
+  }
 
   std::vector<GgufTensorToWrite> tensors;
   for (const TensorSpec& spec : ListTensors(config)) {
