@@ -65,28 +65,48 @@ void SyncPath(const std::string& path) {
   }
 }
 
-void WriteFileAtomically(const std::string& path, std::string_view content) {
-  const std::string beside = path + ".partial";
-  {
-    const Descriptor fd(beside, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    bool ok = fd.ok();
-    while (ok && !content.empty()) {
-      const ssize_t n = ::write(fd.get(), content.data(), content.size());
-      if (n < 0 && errno == EINTR) continue;
-      ok = n > 0;
-      if (ok) content.remove_prefix(static_cast<std::size_t>(n));
-    }
-    if (!ok || ::fsync(fd.get()) != 0) {
-      const int reason = errno;
-      ::unlink(beside.c_str());
-      Fail(ErrorCode::kWork, "{}: cannot be written: {}", path, std::strerror(reason));
-    }
+PartialFile::PartialFile(const std::string& path)
+    : path_(path),
+      partial_(path + ".partial"),
+      fd_(::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
+  if (fd_ < 0) FailWithReason("cannot be written");
+}
+
+PartialFile::~PartialFile() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!committed_) ::unlink(partial_.c_str());
+}
+
+void PartialFile::Write(const void* data, std::size_t size) {
+  const char* at = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t n = ::write(fd_, at, size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) FailWithReason("cannot be written");
+    at += n;
+    size -= static_cast<std::size_t>(n);
   }
-  if (::rename(beside.c_str(), path.c_str()) != 0) {
-    Fail(ErrorCode::kWork, "{}: cannot be renamed into place: {}", path, std::strerror(errno));
-  }
-  const std::string folder = std::filesystem::path(path).parent_path().string();
+}
+
+void PartialFile::Commit() {
+  if (::fsync(fd_) != 0) FailWithReason("cannot be synced");
+  const int fd = fd_;
+  fd_ = -1;
+  if (::close(fd) != 0) FailWithReason("cannot be closed");
+  if (::rename(partial_.c_str(), path_.c_str()) != 0) FailWithReason("cannot be put into place");
+  committed_ = true;
+  const std::string folder = std::filesystem::path(path_).parent_path().string();
   SyncPath(folder.empty() ? "." : folder);
+}
+
+void PartialFile::FailWithReason(const char* what) const {
+  Fail(ErrorCode::kWork, "{}: {}: {}", path_, what, std::strerror(errno));
+}
+
+void WriteFileAtomically(const std::string& path, std::string_view content) {
+  PartialFile file(path);
+  file.Write(content.data(), content.size());
+  file.Commit();
 }
 
 }  // namespace opo

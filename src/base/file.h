@@ -26,8 +26,29 @@ class MappedFile {
 // The whole file. Throws Error(kInput) naming the path.
 std::string ReadFile(const std::string& path);
 
-// Writes beside, syncs, renames over `path`, syncs the folder: afterwards the old content or the
-// new is there, never a part. Throws Error(kWork) naming the path and the system's reason.
+// A file under construction at PATH.partial. Commit() syncs it, renames it to `path` and syncs the
+// folder: afterwards the old content or the new is there, never a part. Without, it is removed.
+// Throws Error(kWork) naming the path and the system's reason.
+class PartialFile {
+ public:
+  explicit PartialFile(const std::string& path);
+  PartialFile(const PartialFile&) = delete;
+  PartialFile& operator=(const PartialFile&) = delete;
+  ~PartialFile();
+
+  void Write(const void* data, std::size_t size);
+  void Commit();
+
+ private:
+  [[noreturn]] void FailWithReason(const char* what) const;
+
+  std::string path_;
+  std::string partial_;
+  int fd_;
+  bool committed_ = false;
+};
+
+// The same for a content at hand.
 void WriteFileAtomically(const std::string& path, std::string_view content);
 
 // fsync of a file or folder that was written by other means. Throws Error(kWork).

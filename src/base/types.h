@@ -35,7 +35,7 @@ inline bf16 FromF32<bf16>(float x) {
   return ToBf16(x);
 }
 
-enum class DType { kF32, kBf16 };
+enum class DType { kF32, kBf16, kF16 };  // kF16 is for files only, nothing computes in it
 
 inline constexpr idx RoundUp(idx n, idx multiple) {
   return (n + multiple - 1) / multiple * multiple;

@@ -14,28 +14,44 @@ namespace opo {
 // IEEE half precision to f32, exact for every finite value; infinities and NaN stay what they are.
 float F16ToF32(std::uint16_t bits);
 
-// One block of a quantised type: `elements` values in `bytes` bytes of the file.
-struct BlockShape {
-  idx elements = 1;
-  idx bytes = 0;
+// The numbers are ggml's own, as they stand in GGUF files.
+enum class GgmlType : std::uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kIq4Nl = 20,
+  kIq4Xs = 23,
+  kBf16 = 30,
 };
 
-// All: `in` holds exactly the blocks of `out`, little-endian, at any alignment.
+// A type that can be read: blocks of `elements` values in `bytes` bytes of the file.
+struct GgmlTypeRow {
+  GgmlType type;
+  const char* name;
+  idx elements;
+  idx bytes;
+  // `in` holds exactly the blocks of `out`, little-endian, at any alignment.
+  void (*dequantize)(std::span<const std::byte> in, std::span<float> out);
+};
+
+// All of them; nullptr for a number that is not one of them.
+std::span<const GgmlTypeRow> GgmlTypes();
+const GgmlTypeRow* FindGgmlType(std::uint32_t number);
+const GgmlTypeRow& RowOf(GgmlType type);
+
+// Those that safetensors has too. `in` as above.
 void DequantizeF32(std::span<const std::byte> in, std::span<float> out);
 void DequantizeF16(std::span<const std::byte> in, std::span<float> out);
 void DequantizeBf16(std::span<const std::byte> in, std::span<float> out);
-void DequantizeQ4_0(std::span<const std::byte> in, std::span<float> out);
-void DequantizeQ4_1(std::span<const std::byte> in, std::span<float> out);
-void DequantizeQ8_0(std::span<const std::byte> in, std::span<float> out);
-void DequantizeQ6_K(std::span<const std::byte> in, std::span<float> out);
-
-inline constexpr BlockShape kBlockF32{1, 4};
-inline constexpr BlockShape kBlockF16{1, 2};
-inline constexpr BlockShape kBlockBf16{1, 2};
-inline constexpr BlockShape kBlockQ4_0{32, 18};    // f16 scale, 32 nibbles
-inline constexpr BlockShape kBlockQ4_1{32, 20};    // f16 scale, f16 minimum, 32 nibbles
-inline constexpr BlockShape kBlockQ8_0{32, 34};    // f16 scale, 32 signed bytes
-inline constexpr BlockShape kBlockQ6_K{256, 210};  // 128 low nibbles, 64 high pairs, 16 i8, f16
 
 // The first NaN or infinity, or -1 where every value is finite.
 idx FindNonFinite(std::span<const float> values);

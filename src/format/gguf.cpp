@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "format/dequantize.h"
 #include "format/quote.h"
 
@@ -18,61 +17,34 @@ namespace {
 
 using Bytes = std::span<const std::byte>;
 
-enum ValueType : std::uint32_t {
-  kUint8,
-  kInt8,
-  kUint16,
-  kInt16,
-  kUint32,
-  kInt32,
-  kFloat32,
-  kBool,
-  kString,
-  kArray,
-  kUint64,
-  kInt64,
-  kFloat64,
-};
-
-// The tensor types that can be read.
-struct TypeRow {
-  GgmlType type;
-  const char* name;
-  BlockShape block;
-  void (*dequantize)(Bytes in, std::span<float> out);
-};
-
-constexpr TypeRow kTypes[] = {
-    {GgmlType::kF32, "F32", kBlockF32, DequantizeF32},
-    {GgmlType::kF16, "F16", kBlockF16, DequantizeF16},
-    {GgmlType::kBf16, "BF16", kBlockBf16, DequantizeBf16},
-    {GgmlType::kQ4_0, "Q4_0", kBlockQ4_0, DequantizeQ4_0},
-    {GgmlType::kQ4_1, "Q4_1", kBlockQ4_1, DequantizeQ4_1},
-    {GgmlType::kQ8_0, "Q8_0", kBlockQ8_0, DequantizeQ8_0},
-    {GgmlType::kQ6_K, "Q6_K", kBlockQ6_K, DequantizeQ6_K},
-};
-
-const TypeRow* FindType(std::uint32_t number) {
-  for (const TypeRow& row : kTypes) {
-    if (static_cast<std::uint32_t>(row.type) == number) return &row;
-  }
-  return nullptr;
-}
+using enum GgufValueType;
 
 // ggml's other types, so that a refusal can say what the file holds.
 std::string NameUnreadableType(std::uint32_t number) {
   constexpr std::pair<std::uint32_t, const char*> kNames[] = {
-      {6, "Q5_0"},     {7, "Q5_1"},   {9, "Q8_1"},    {10, "Q2_K"},    {11, "Q3_K"},
-      {12, "Q4_K"},    {13, "Q5_K"},  {15, "Q8_K"},   {16, "IQ2_XXS"}, {17, "IQ2_XS"},
-      {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"},   {22, "IQ2_S"},
-      {23, "IQ4_XS"},  {24, "I8"},    {25, "I16"},    {26, "I32"},     {27, "I64"},
-      {28, "F64"},     {29, "IQ1_M"}, {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"},
+      {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+      {21, "IQ3_S"}, {22, "IQ2_S"}, {24, "I8"},      {25, "I16"},    {26, "I32"},     {27, "I64"},
+      {28, "F64"},   {29, "IQ1_M"}, {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},   {40, "NVFP4"},
   };
   for (const auto& [known, name] : kNames) {
     if (known == number) return fmt::format("{} (ggml type {})", name, number);
   }
   return fmt::format("unknown ggml type {}", number);
 }
+
+std::string NamesOfReadableTypes() {
+  std::string names;
+  for (const GgmlTypeRow& row : GgmlTypes()) {
+    names += names.empty() ? row.name : std::string(", ") + row.name;
+  }
+  return names;
+}
+
+// An element of an array may take 32 times as much memory as it does in the file, so their number
+// is bounded over all arrays of a file; a vocabulary of 256k tokens with its merges has 1 million.
+constexpr std::uint64_t kMaxArrayElements = std::uint64_t{1} << 24;
+// Of metadata keys and of tensors, each.
+constexpr std::uint64_t kMaxEntries = std::uint64_t{1} << 20;
 
 // A cursor over the file. Every read checks what is left, and says what it was reading.
 class Reader {
@@ -108,6 +80,17 @@ class Reader {
     return text;
   }
 
+  Bytes Since(std::uint64_t start) const { return bytes_.subspan(start, pos_ - start); }
+
+  void CountElements(std::uint64_t count, std::string_view what) {
+    if (count > kMaxArrayElements - elements_) {
+      Fail(ErrorCode::kInput,
+           "{}: {} at offset {} has {} elements; more than {} in all arrays are not read", path_,
+           what, pos_, count, kMaxArrayElements);
+    }
+    elements_ += count;
+  }
+
   bool Bool(std::string_view what) {
     const auto byte = Number<std::uint8_t>(what);
     if (byte > 1) {
@@ -121,6 +104,7 @@ class Reader {
   Bytes bytes_;
   const std::string& path_;
   std::uint64_t pos_ = 0;
+  std::uint64_t elements_ = 0;  // of arrays, so far
 };
 
 // The count is held against the bytes left before anything is allocated.
@@ -130,6 +114,7 @@ std::vector<Stored> ReadNumbers(Reader& reader, std::uint64_t count, const std::
     Fail(ErrorCode::kInput, "{}: {} at offset {} claims {} elements, {} bytes are left",
          reader.path(), what, reader.pos(), count, reader.left());
   }
+  reader.CountElements(count, what);
   std::vector<Stored> values(count);
   for (Stored& value : values) {
     const T number = reader.Number<T>(what);
@@ -150,7 +135,7 @@ Value ReadArray(Reader& reader, const std::string& what) {
   const std::uint64_t start = reader.pos();
   const auto type = reader.Number<std::uint32_t>(what);
   const auto count = reader.Number<std::uint64_t>(what);
-  switch (type) {
+  switch (static_cast<GgufValueType>(type)) {
     case kUint8:
       return ReadNumbers<std::uint8_t, std::int64_t>(reader, count, what);
     case kInt8:
@@ -173,6 +158,7 @@ Value ReadArray(Reader& reader, const std::string& what) {
       return ReadNumbers<double, double>(reader, count, what);
     case kBool: {
       reader.Need(count, what);
+      reader.CountElements(count, what);
       Ints values(count);
       for (std::int64_t& value : values) value = reader.Bool(what) ? 1 : 0;
       return values;
@@ -182,7 +168,9 @@ Value ReadArray(Reader& reader, const std::string& what) {
         Fail(ErrorCode::kInput, "{}: {} at offset {} claims {} strings, {} bytes are left",
              reader.path(), what, start, count, reader.left());
       }
+      reader.CountElements(count, what);
       std::vector<std::string> values;
+      values.reserve(count);
       for (std::uint64_t i = 0; i < count; ++i) values.push_back(reader.String(what));
       return values;
     }
@@ -199,7 +187,7 @@ template <class Value>
 Value ReadValue(Reader& reader, const std::string& what) {
   const std::uint64_t start = reader.pos();
   const auto type = reader.Number<std::uint32_t>(what);
-  switch (type) {
+  switch (static_cast<GgufValueType>(type)) {
     case kUint8:
       return static_cast<std::int64_t>(reader.Number<std::uint8_t>(what));
     case kInt8:
@@ -256,20 +244,21 @@ GgufTensor ReadTensorInfo(Reader& reader, std::uint64_t number) {
     tensor.dims.push_back(static_cast<idx>(dim));
   }
   const auto type = reader.Number<std::uint32_t>(what);
-  const TypeRow* row = FindType(type);
+  const GgmlTypeRow* row = FindGgmlType(type);
   if (row == nullptr) {
     Fail(ErrorCode::kInput,
-         "{}: {} at offset {} is of type {}; readable are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q6_K: "
-         "take the F16, BF16 or Q8_0 file of the model",
-         reader.path(), what, start, NameUnreadableType(type));
+         "{}: {} at offset {} is of type {}; readable are {}: take the F16, BF16 or Q8_0 file of "
+         "the "
+         "model",
+         reader.path(), what, start, NameUnreadableType(type), NamesOfReadableTypes());
   }
-  if (tensor.dims[0] % row->block.elements != 0) {
+  if (tensor.dims[0] % row->elements != 0) {
     Fail(ErrorCode::kInput, "{}: {} at offset {}: rows of {} values are not whole {} blocks of {}",
-         reader.path(), what, start, tensor.dims[0], row->name, row->block.elements);
+         reader.path(), what, start, tensor.dims[0], row->name, row->elements);
   }
   tensor.type = row->type;
   idx bytes = 0;
-  if (__builtin_mul_overflow(elements / row->block.elements, row->block.bytes, &bytes)) {
+  if (__builtin_mul_overflow(elements / row->elements, row->bytes, &bytes)) {
     Fail(ErrorCode::kInput, "{}: {} at offset {} has too many elements: {}", reader.path(), what,
          start, elements);
   }
@@ -335,6 +324,10 @@ std::uint64_t ReadCount(Reader& reader, const char* what) {
     Fail(ErrorCode::kInput, "{}: {} at offset {} is {}, more than the {} bytes left can hold",
          reader.path(), what, start, count, reader.left());
   }
+  if (count > kMaxEntries) {
+    Fail(ErrorCode::kInput, "{}: {} at offset {} is {}; more than {} are not read", reader.path(),
+         what, start, count, kMaxEntries);
+  }
   return count;
 }
 
@@ -350,11 +343,10 @@ constexpr const char* kKindNames[] = {
 };
 
 template <class Map>
-const typename Map::mapped_type& Lookup(const Map& map, std::string_view key,
-                                        const std::string& path) {
+const auto& Lookup(const Map& map, std::string_view key, const std::string& path) {
   const auto it = map.find(key);
   if (it == map.end()) Fail(ErrorCode::kInput, "{}: metadata key {} is absent", path, Quote(key));
-  return it->second;
+  return it->second.value;
 }
 
 template <class Value>
@@ -372,17 +364,9 @@ idx GgufTensor::num_elements() const {
   return n;
 }
 
-GgufFile GgufFile::Open(const std::string& path) {
-  auto file = std::make_shared<MappedFile>(path);
-  GgufFile gguf = Parse(file->bytes(), path);
-  gguf.file_ = std::move(file);
-  return gguf;
-}
-
-GgufFile GgufFile::Parse(std::span<const std::byte> bytes, const std::string& name) {
+GgufFile GgufFile::ParseOne(Bytes bytes, const std::string& name) {
   GgufFile gguf;
-  gguf.path_ = name;
-  gguf.bytes_ = bytes;
+  gguf.parts_.push_back({name, nullptr, bytes});
   Reader reader(bytes, name);
   CheckMagicAndVersion(reader);
   const std::uint64_t num_tensors = ReadCount(reader, "the tensor count");
@@ -391,8 +375,10 @@ GgufFile GgufFile::Parse(std::span<const std::byte> bytes, const std::string& na
     const std::uint64_t start = reader.pos();
     std::string key = reader.String(fmt::format("metadata key {}", i));
     const std::string what = "metadata key " + Quote(key);
+    const std::uint64_t value_start = reader.pos();
     Value value = ReadValue<Value>(reader, what);
-    if (!gguf.metadata_.emplace(std::move(key), std::move(value)).second) {
+    Entry entry{std::move(value), reader.Since(value_start)};
+    if (!gguf.metadata_.emplace(std::move(key), std::move(entry)).second) {
       Fail(ErrorCode::kInput, "{}: {} at offset {} is a duplicate", name, what, start);
     }
   }
@@ -418,48 +404,65 @@ GgufFile GgufFile::Parse(std::span<const std::byte> bytes, const std::string& na
   return gguf;
 }
 
+GgufFile GgufFile::Parse(Bytes bytes, const std::string& name) {
+  const GgufBytes part{bytes, name};
+  return ParseParts(std::span(&part, 1));
+}
+
 bool GgufFile::Has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
 
+std::vector<std::string> GgufFile::Keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, entry] : metadata_) keys.push_back(key);
+  return keys;
+}
+
+std::span<const std::byte> GgufFile::RawValue(std::string_view key) const {
+  const auto it = metadata_.find(key);
+  OPO_CHECK(it != metadata_.end());
+  return it->second.raw;
+}
+
 std::int64_t GgufFile::GetInt(std::string_view key) const {
-  const Value& value = Lookup(metadata_, key, path_);
+  const Value& value = Lookup(metadata_, key, path());
   if (const auto* x = std::get_if<std::int64_t>(&value)) return *x;
   if (const auto* x = std::get_if<std::uint64_t>(&value)) {
     if (std::in_range<std::int64_t>(*x)) return static_cast<std::int64_t>(*x);
-    Fail(ErrorCode::kInput, "{}: metadata key {} is {}, too large", path_, Quote(key), *x);
+    Fail(ErrorCode::kInput, "{}: metadata key {} is {}, too large", path(), Quote(key), *x);
   }
-  FailKind(path_, key, value, "an integer");
+  FailKind(path(), key, value, "an integer");
 }
 
 double GgufFile::GetFloat(std::string_view key) const {
-  const Value& value = Lookup(metadata_, key, path_);
+  const Value& value = Lookup(metadata_, key, path());
   if (const auto* x = std::get_if<double>(&value)) return *x;
   if (const auto* x = std::get_if<std::int64_t>(&value)) return static_cast<double>(*x);
   if (const auto* x = std::get_if<std::uint64_t>(&value)) return static_cast<double>(*x);
-  FailKind(path_, key, value, "a number");
+  FailKind(path(), key, value, "a number");
 }
 
 bool GgufFile::GetBool(std::string_view key) const {
-  const Value& value = Lookup(metadata_, key, path_);
+  const Value& value = Lookup(metadata_, key, path());
   if (const auto* x = std::get_if<bool>(&value)) return *x;
-  FailKind(path_, key, value, "a bool");
+  FailKind(path(), key, value, "a bool");
 }
 
 const std::string& GgufFile::GetString(std::string_view key) const {
-  const Value& value = Lookup(metadata_, key, path_);
+  const Value& value = Lookup(metadata_, key, path());
   if (const auto* x = std::get_if<std::string>(&value)) return *x;
-  FailKind(path_, key, value, "a string");
+  FailKind(path(), key, value, "a string");
 }
 
 const std::vector<std::string>& GgufFile::GetStrings(std::string_view key) const {
-  const Value& value = Lookup(metadata_, key, path_);
+  const Value& value = Lookup(metadata_, key, path());
   if (const auto* x = std::get_if<std::vector<std::string>>(&value)) return *x;
-  FailKind(path_, key, value, "an array of strings");
+  FailKind(path(), key, value, "an array of strings");
 }
 
 std::vector<std::int64_t> GgufFile::GetInts(std::string_view key) const {
-  const Value& value = Lookup(metadata_, key, path_);
+  const Value& value = Lookup(metadata_, key, path());
   if (const auto* x = std::get_if<std::vector<std::int64_t>>(&value)) return *x;
-  FailKind(path_, key, value, "an array of integers");
+  FailKind(path(), key, value, "an array of integers");
 }
 
 const GgufTensor* GgufFile::Find(std::string_view name) const {
@@ -470,18 +473,17 @@ const GgufTensor* GgufFile::Find(std::string_view name) const {
 }
 
 void GgufFile::Dequantize(const GgufTensor& tensor, idx first, std::span<float> out) const {
-  const TypeRow* row = FindType(static_cast<std::uint32_t>(tensor.type));
-  OPO_CHECK(row != nullptr);
-  const BlockShape block = row->block;
+  const GgmlTypeRow& row = RowOf(tensor.type);
+  const Part& part = parts_[tensor.part];
   const idx size = std::ssize(out);
-  OPO_CHECK(first >= 0 && first % block.elements == 0 && size % block.elements == 0);
+  OPO_CHECK(first >= 0 && first % row.elements == 0 && size % row.elements == 0);
   OPO_CHECK(size <= tensor.num_elements() - first);
-  const std::uint64_t begin = tensor.offset + first / block.elements * block.bytes;
-  row->dequantize(bytes_.subspan(begin, size / block.elements * block.bytes), out);
+  const std::uint64_t begin = tensor.offset + first / row.elements * row.bytes;
+  row.dequantize(part.bytes.subspan(begin, size / row.elements * row.bytes), out);
   const idx bad = FindNonFinite(out);
   if (bad >= 0) {
-    Fail(ErrorCode::kInput, "{}: tensor {}: element {} ({} block at offset {}) is {}", path_,
-         Quote(tensor.name), first + bad, row->name, begin + bad / block.elements * block.bytes,
+    Fail(ErrorCode::kInput, "{}: tensor {}: element {} ({} block at offset {}) is {}", part.path,
+         Quote(tensor.name), first + bad, row.name, begin + bad / row.elements * row.bytes,
          out[bad]);
   }
 }

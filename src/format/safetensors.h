@@ -50,16 +50,19 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// One tensor to be written. `data` must stay valid until WriteSafetensors returns.
+// One tensor to be written: `data`, which must stay valid until WriteSafetensors returns, or, where
+// the weights are not in memory, what fills it in; then one tensor at a time is.
 struct SafeTensorToWrite {
   std::string name;
   std::vector<idx> shape;
   std::span<const float> data;
+  std::function<void(std::span<float>)> read = nullptr;
 };
 
-// Writes all tensors as `dtype` (bf16 rounds to nearest even) in the given order, beside `path`,
-// syncs and renames: afterwards the old file or the whole new one is there. Throws Error(kWork)
-// naming the path where the disk is full or not writable; what was written is then removed.
+// Writes all tensors as `dtype` (rounded to nearest, ties to even) in the given order, beside
+// `path`, syncs and renames: afterwards the old file or the whole new one is there. Throws
+// Error(kWork) naming the path where the disk is full or not writable; what was written is then
+// removed. A value that is too large for `dtype` is Error(kWork) naming the tensor.
 void WriteSafetensors(const std::string& path, const std::vector<SafeTensorToWrite>& tensors,
                       DType dtype, const std::map<std::string, std::string>& metadata);
 

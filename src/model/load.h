@@ -1,6 +1,7 @@
 // Models from outside, and back: a GGUF file, or a Hugging Face folder (config.json with
 // model.safetensors or its shards and index). The tensor names of GGUF and its row order of q and k
-// for llama (permuted there for its RoPE, undone on reading) are known to load_gguf.cpp only.
+// for llama (permuted there for its RoPE, undone on reading) are known to the *_gguf.cpp files
+// only.
 #pragma once
 
 #include <memory>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "format/gguf.h"
 #include "format/safetensors.h"
 #include "model/config.h"
 
@@ -27,6 +29,13 @@ class ModelSource {
   // The tensor `spec` (a row of ListTensors(config())) as f32, row-major. Shapes were checked when
   // the source was opened. Throws Error(kInput) naming file and tensor on NaN or infinity.
   virtual void Read(const TensorSpec& spec, std::span<float> out) const = 0;
+
+  // What the source is, where it is a file or folder as it stands; what is written from it then
+  // keeps what it says beside the config.
+  virtual const GgufFile* gguf() const { return nullptr; }
+  virtual std::string hf_folder() const { return ""; }
+  // "F32", "BF16", "Q4_K", ...; "" where that cannot be said.
+  virtual std::string StoredType(const TensorSpec&) const { return ""; }
 };
 
 // `path`: a .gguf file or a folder; of a PEFT folder the base with the adapter merged into it.
@@ -68,5 +77,17 @@ void SaveAdapter(const std::string& folder, const ModelConfig& config, const std
 // Tokenizer files are written by text/tokenizer.h.
 void SaveHfModel(const std::string& folder, const ModelConfig& config, std::span<const float> slab,
                  DType dtype);
+// The same of a source, one tensor in memory at a time. A source that is such a folder passes on
+// its config.json but for the type, and its generation_config.json; that of other sources names
+// `more_eos` too, what the tokenizer knows to end a turn.
+void SaveHfModel(const std::string& folder, const ModelSource& source,
+                 const std::vector<TokenId>& more_eos, DType dtype);
+
+// Writes a GGUF that llama.cpp loads: matrices as `type` (F32, F16, BF16 or Q8_0; F16 in place of
+// Q8_0 where rows are not whole blocks), vectors as F32. One tensor is in memory at a time. A
+// source that is a GGUF passes on its metadata, else it is made of the config, `name`, and what
+// text/tokenizer.h gives as `tokenizer`.
+void SaveGgufModel(const std::string& path, const ModelSource& source, GgmlType type,
+                   const std::string& name, const std::vector<GgufKeyToWrite>& tokenizer);
 
 }  // namespace opo

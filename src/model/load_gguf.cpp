@@ -181,7 +181,68 @@ ModelConfig ReadConfig(const GgufFile& file, const Architecture& architecture) {
   return config;
 }
 
-// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"
+class GgufSource : public ModelSource {
+ public:
+  explicit GgufSource(const std::string& path)
+      : file_(GgufFile::Open(path)),
+        architecture_(FindArchitecture(file_.GetString("general.architecture"),
+                                       path + ": metadata key 'general.architecture'")),
+        config_(ReadConfig(file_, architecture_)) {
+    std::map<std::string_view, const GgufTensor*> in_file;
+    for (const GgufTensor& tensor : file_.tensors()) in_file.emplace(tensor.name, &tensor);
+    in_file.erase("rope_freqs.weight");  // the config has it
+    for (const TensorSpec& spec : ListTensors(config_)) {
+      const std::string name = GgufName(spec.name);
+      const auto it = in_file.find(name);
+      if (it == in_file.end()) {
+        Fail(ErrorCode::kInput, "{}: tensor '{}' is missing", path, name);
+      }
+      const std::vector<idx> dims =
+          spec.is_vector ? std::vector<idx>{spec.cols} : std::vector<idx>{spec.cols, spec.rows};
+      if (it->second->dims != dims) {
+        Fail(ErrorCode::kInput, "{}: tensor '{}' has the shape [{}], the metadata asks for [{}]",
+             path, name, fmt::join(it->second->dims, ", "), fmt::join(dims, ", "));
+      }
+      tensors_.emplace(spec.name, it->second);
+      in_file.erase(it);
+    }
+    if (!in_file.empty()) {
+      Fail(ErrorCode::kInput, "{}: tensor {} has no place in the architecture {}", path,
+           Quote(in_file.begin()->first), config_.architecture);
+    }
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  const GgufFile* gguf() const override { return &file_; }
+  std::string StoredType(const TensorSpec& spec) const override {
+    const auto it = tensors_.find(spec.name);
+    OPO_CHECK(it != tensors_.end());
+    return RowOf(it->second->type).name;
+  }
+
+  void Read(const TensorSpec& spec, std::span<float> out) const override {
+    const auto it = tensors_.find(spec.name);
+    OPO_CHECK(it != tensors_.end() && std::ssize(out) == spec.size());
+    const GgufTensor& tensor = *it->second;
+    if (!GgufPermutes(spec, architecture_)) {
+      file_.Dequantize(tensor, 0, out);
+      return;
+    }
+    for (idx row = 0; row < spec.rows; ++row) {
+      const idx from = GgufRow(spec, config_, architecture_, row);
+      file_.Dequantize(tensor, from * spec.cols, out.subspan(row * spec.cols, spec.cols));
+    }
+  }
+
+ private:
+  GgufFile file_;
+  const Architecture& architecture_;
+  ModelConfig config_;
+  std::map<std::string, const GgufTensor*, std::less<>> tensors_;  // by Hugging Face name
+};
+
+}  // namespace
+
 std::string GgufName(const std::string& name) {
   static const std::map<std::string, std::string, std::less<>> kOutside = {
       {"model.embed_tokens.weight", "token_embd.weight"},
@@ -214,68 +275,18 @@ std::string GgufName(const std::string& name) {
   return fmt::format("blk.{}.{}", name.substr(kPrefix.size(), dot - kPrefix.size()), it->second);
 }
 
-class GgufSource : public ModelSource {
- public:
-  explicit GgufSource(const std::string& path) : file_(GgufFile::Open(path)) {
-    const Architecture& architecture = FindArchitecture(
-        file_.GetString("general.architecture"), path + ": metadata key 'general.architecture'");
-    permuted_ = architecture.gguf_permutes_qk;
-    config_ = ReadConfig(file_, architecture);
-    std::map<std::string_view, const GgufTensor*> in_file;
-    for (const GgufTensor& tensor : file_.tensors()) in_file.emplace(tensor.name, &tensor);
-    in_file.erase("rope_freqs.weight");  // the config has it
-    for (const TensorSpec& spec : ListTensors(config_)) {
-      const std::string name = GgufName(spec.name);
-      const auto it = in_file.find(name);
-      if (it == in_file.end()) {
-        Fail(ErrorCode::kInput, "{}: tensor '{}' is missing", path, name);
-      }
-      const std::vector<idx> dims =
-          spec.is_vector ? std::vector<idx>{spec.cols} : std::vector<idx>{spec.cols, spec.rows};
-      if (it->second->dims != dims) {
-        Fail(ErrorCode::kInput, "{}: tensor '{}' has the shape [{}], the metadata asks for [{}]",
-             path, name, fmt::join(it->second->dims, ", "), fmt::join(dims, ", "));
-      }
-      tensors_.emplace(spec.name, it->second);
-      in_file.erase(it);
-    }
-    if (!in_file.empty()) {
-      Fail(ErrorCode::kInput, "{}: tensor {} has no place in the architecture {}", path,
-           Quote(in_file.begin()->first), config_.architecture);
-    }
-  }
+bool GgufPermutes(const TensorSpec& spec, const Architecture& architecture) {
+  return architecture.gguf_permutes_qk && (spec.name.ends_with(".self_attn.q_proj.weight") ||
+                                           spec.name.ends_with(".self_attn.k_proj.weight"));
+}
 
-  const ModelConfig& config() const override { return config_; }
-
-  void Read(const TensorSpec& spec, std::span<float> out) const override {
-    const auto it = tensors_.find(spec.name);
-    OPO_CHECK(it != tensors_.end() && std::ssize(out) == spec.size());
-    const GgufTensor& tensor = *it->second;
-    const bool is_q = spec.name.ends_with(".self_attn.q_proj.weight");
-    const bool is_k = spec.name.ends_with(".self_attn.k_proj.weight");
-    if (!permuted_ || !(is_q || is_k)) {
-      file_.Dequantize(tensor, 0, out);
-      return;
-    }
-    // llama.cpp rotates neighbours (2i, 2i+1), Hugging Face the halves (i, i + Dh/2) of a head; the
-    // converter moved the rows so that both mean the same.
-    const idx half = config_.head_dim / 2;
-    for (idx row = 0; row < spec.rows; ++row) {
-      const idx head = row / config_.head_dim;
-      const idx in_head = row % config_.head_dim;
-      const idx from = head * config_.head_dim + 2 * (in_head % half) + in_head / half;
-      file_.Dequantize(tensor, from * spec.cols, out.subspan(row * spec.cols, spec.cols));
-    }
-  }
-
- private:
-  GgufFile file_;
-  ModelConfig config_;
-  bool permuted_ = false;
-  std::map<std::string, const GgufTensor*, std::less<>> tensors_;  // by Hugging Face name
-};
-
-}  // namespace
+idx GgufRow(const TensorSpec& spec, const ModelConfig& config, const Architecture& architecture,
+            idx row) {
+  if (!GgufPermutes(spec, architecture)) return row;
+  const idx half = config.head_dim / 2;
+  const idx in_head = row % config.head_dim;
+  return row - in_head + 2 * (in_head % half) + in_head / half;
+}
 
 std::unique_ptr<ModelSource> OpenGguf(const std::string& path) {
   return std::make_unique<GgufSource>(path);

@@ -49,7 +49,7 @@ std::vector<std::string> ListShards(const std::string& folder) {
 
 class HfSource : public ModelSource {
  public:
-  explicit HfSource(const std::string& folder) {
+  explicit HfSource(const std::string& folder) : folder_(folder) {
     const std::string config_path = folder + "/config.json";
     if (!Exists(config_path)) {
       Fail(ErrorCode::kInput, "{}: holds no config.json; give a Hugging Face folder or a .gguf",
@@ -82,6 +82,12 @@ class HfSource : public ModelSource {
   }
 
   const ModelConfig& config() const override { return config_; }
+  std::string hf_folder() const override { return folder_; }
+  std::string StoredType(const TensorSpec& spec) const override {
+    const auto it = tensors_.find(spec.name);
+    OPO_CHECK(it != tensors_.end());
+    return it->second.tensor->dtype;
+  }
 
   void Read(const TensorSpec& spec, std::span<float> out) const override {
     const auto it = tensors_.find(spec.name);
@@ -126,6 +132,7 @@ class HfSource : public ModelSource {
          place.shard->path(), Quote(name), config_.architecture);
   }
 
+  std::string folder_;
   ModelConfig config_;
   std::vector<SafetensorsFile> shards_;
   std::map<std::string, Place, std::less<>> tensors_;

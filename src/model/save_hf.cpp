@@ -1,6 +1,8 @@
 // A model as a Hugging Face folder.
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -15,6 +17,11 @@ using Json = nlohmann::ordered_json;
 
 // The shortest decimal that gives this f32 back: 1e-05, not 9.99999974737875e-06.
 double ShortestDecimal(float x) { return std::strtod(fmt::format("{}", x).c_str(), nullptr); }
+
+const char* TorchName(DType dtype) {
+  if (dtype == DType::kBf16) return "bfloat16";
+  return dtype == DType::kF16 ? "float16" : "float32";
+}
 
 // bos, eos and pad; one eos is written as a number, as transformers does.
 void AddTokens(Json& json, const ModelConfig& config) {
@@ -85,9 +92,61 @@ Json MakeConfig(const ModelConfig& config, const Architecture& architecture, DTy
   if (config.architecture == "mistral") json["sliding_window"] = nullptr;
   if (!config.qkv_bias) json["attention_bias"] = false;
   json["tie_word_embeddings"] = config.tied_embeddings;
-  json["torch_dtype"] = dtype == DType::kBf16 ? "bfloat16" : "float32";
+  json["torch_dtype"] = TorchName(dtype);
   AddTokens(json, config);
   return json;
+}
+
+// config.json of a folder for weights of another type.
+Json ConfigOf(const std::string& folder, DType dtype) {
+  Json json = Json::parse(ReadFile(folder + "/config.json"));  // checked when it was opened
+  bool named = false;
+  for (const char* key : {"dtype", "torch_dtype"}) {  // transformers 5 and 4
+    if (!json.contains(key)) continue;
+    json[key] = TorchName(dtype);
+    named = true;
+  }
+  if (!named) json["torch_dtype"] = TorchName(dtype);
+  return json;
+}
+
+Json MakeGenerationConfig(const ModelConfig& config, const GgufFile* gguf) {
+  Json json;
+  AddTokens(json, config);
+  for (const SamplingHint& hint : kSamplingHints) {
+    if (gguf == nullptr || !gguf->Has(hint.gguf)) continue;
+    json["do_sample"] = true;  // without it, transformers warns of the others
+    if (hint.integer) {
+      json[hint.hf] = gguf->GetInt(hint.gguf);
+    } else {
+      json[hint.hf] = ShortestDecimal(static_cast<float>(gguf->GetFloat(hint.gguf)));
+    }
+  }
+  return json;
+}
+
+using Fill = std::function<void(SafeTensorToWrite& tensor, const TensorSpec& spec)>;
+
+void WriteFolder(const std::string& folder, const ModelConfig& config, const Fill& fill,
+                 DType dtype, const Json& config_json, const std::string& generation) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    Fail(ErrorCode::kWork, "{}: the folder cannot be made: {}", folder, error.message());
+  }
+  std::vector<SafeTensorToWrite> tensors;
+  for (const TensorSpec& spec : ListTensors(config)) {
+    SafeTensorToWrite& tensor = tensors.emplace_back();
+    tensor.name = spec.name;
+    tensor.shape =
+        spec.is_vector ? std::vector<idx>{spec.cols} : std::vector<idx>{spec.rows, spec.cols};
+    fill(tensor, spec);
+  }
+  WriteSafetensors(folder + "/model.safetensors", tensors, dtype, {{"format", "pt"}});
+  WriteFileAtomically(folder + "/config.json", config_json.dump(2) + "\n");
+  if (!generation.empty()) {
+    WriteFileAtomically(folder + "/generation_config.json", generation);
+  }
 }
 
 }  // namespace
@@ -95,28 +154,37 @@ Json MakeConfig(const ModelConfig& config, const Architecture& architecture, DTy
 void SaveHfModel(const std::string& folder, const ModelConfig& config, std::span<const float> slab,
                  DType dtype) {
   const Architecture& architecture = FindArchitecture(config.architecture, folder);
-  const std::vector<TensorSpec> specs = ListTensors(config);
-  OPO_CHECK(std::ssize(slab) >= SlabSize(specs));
+  OPO_CHECK(std::ssize(slab) >= SlabSize(ListTensors(config)));
   OPO_CHECK(config.qkv_bias == architecture.qkv_bias && config.qk_norm == architecture.qk_norm);
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) {
-    Fail(ErrorCode::kWork, "{}: the folder cannot be made: {}", folder, error.message());
-  }
-  std::vector<SafeTensorToWrite> tensors;
-  for (const TensorSpec& spec : specs) {
-    SafeTensorToWrite& tensor = tensors.emplace_back();
-    tensor.name = spec.name;
-    tensor.shape =
-        spec.is_vector ? std::vector<idx>{spec.cols} : std::vector<idx>{spec.rows, spec.cols};
+  const Fill fill = [&](SafeTensorToWrite& tensor, const TensorSpec& spec) {
     tensor.data = slab.subspan(spec.offset, spec.size());
+  };
+  WriteFolder(folder, config, fill, dtype, MakeConfig(config, architecture, dtype),
+              MakeGenerationConfig(config, nullptr).dump(2) + "\n");
+}
+
+void SaveHfModel(const std::string& folder, const ModelSource& source,
+                 const std::vector<TokenId>& more_eos, DType dtype) {
+  const ModelConfig& config = source.config();
+  const Architecture& architecture = FindArchitecture(config.architecture, folder);
+  const Fill fill = [&](SafeTensorToWrite& tensor, const TensorSpec& spec) {
+    tensor.read = [&source, spec](std::span<float> out) { source.Read(spec, out); };
+  };
+  const std::string from = source.hf_folder();
+  if (from.empty()) {
+    ModelConfig with_eos = config;
+    for (const TokenId id : more_eos) {
+      std::vector<TokenId>& ids = with_eos.eos_ids;
+      if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+    }
+    WriteFolder(folder, config, fill, dtype, MakeConfig(config, architecture, dtype),
+                MakeGenerationConfig(with_eos, source.gguf()).dump(2) + "\n");
+    return;
   }
-  WriteSafetensors(folder + "/model.safetensors", tensors, dtype, {{"format", "pt"}});
-  WriteFileAtomically(folder + "/config.json",
-                      MakeConfig(config, architecture, dtype).dump(2) + "\n");
-  Json generation;
-  AddTokens(generation, config);
-  WriteFileAtomically(folder + "/generation_config.json", generation.dump(2) + "\n");
+  const std::string generation = from + "/generation_config.json";
+  std::error_code ignored;  // what cannot be looked at counts as absent, as on loading
+  WriteFolder(folder, config, fill, dtype, ConfigOf(from, dtype),
+              std::filesystem::exists(generation, ignored) ? ReadFile(generation) : "");
 }
 
 }  // namespace opo

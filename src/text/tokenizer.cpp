@@ -5,17 +5,13 @@
 #include <utility>
 
 #include "base/error.h"
+#include "format/gguf.h"
 #include "text/nfc.h"
 #include "text/tokenizer_parts.h"
 #include "text/utf8.h"
 
 namespace opo {
 namespace {
-
-// What ends a turn in the families we load; a model's files often declare only one of its own.
-constexpr std::string_view kTurnEnds[] = {
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>",
-};
 
 // Alphabet character -> byte, and back.
 struct ByteAlphabet {
@@ -268,6 +264,10 @@ std::string Tokenizer::SpecialText(TokenId id) const {
 
 void Tokenizer::Save(const std::string& folder) const {
   WriteTokenizerFolder(impl_->parts, folder);
+}
+
+std::vector<GgufKeyToWrite> Tokenizer::GgufKeys(idx vocab_size) const {
+  return GgufTokenizerKeys(impl_->parts, vocab_size);
 }
 
 std::string StreamDecoder::Push(TokenId id) {

@@ -12,6 +12,8 @@
 
 namespace opo {
 
+struct GgufKeyToWrite;  // format/gguf.h
+
 class Tokenizer {
  public:
   // `model_path`: a .gguf file or a folder. Throws Error(kInput) naming file and field.
@@ -45,6 +47,9 @@ class Tokenizer {
   // Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, which transformers
   // loads. They hold one eos token, the first; the others belong in generation_config.json.
   void Save(const std::string& folder) const;
+  // The same for a GGUF, as llama.cpp reads it, for a model of `vocab_size` (what it has beyond our
+  // tokens is named [PAD...]). Throws Error(kInput) where GGUF has no way to say what we do.
+  std::vector<GgufKeyToWrite> GgufKeys(idx vocab_size) const;
 
  private:
   struct Impl;

@@ -169,6 +169,16 @@ void ReadTokenizerJson(const fs::path& path, TokenizerParts& parts) {
   parts.nfc = Member(normalizer, "type") == Json("NFC");
   if (!normalizer.is_null() && !parts.nfc) RefuseField(parts.source, "normalizer", normalizer);
 
+  // A BOS before every text is a template that starts with a token in place of the text.
+  const Json& post = Member(file, "post_processor");
+  const Json& steps = Member(post, "processors");
+  for (const Json& step : steps.is_array() ? steps : Json::array({post})) {
+    const Json& single = Member(step, "single");
+    if (single.is_array() && !single.empty() && single[0].contains("SpecialToken")) {
+      parts.add_bos = true;
+    }
+  }
+
   const Json& added = Member(file, "added_tokens");
   for (const Json& token : added.is_array() ? added : Json::array()) {
     const Json& content = Member(token, "content");
@@ -300,6 +310,30 @@ void AddEos(TokenizerParts& parts, TokenId id) {
   }
 }
 
+// A BOS before every text.
+OutJson HfPostProcessor(const TokenizerParts& parts) {
+  if (!parts.add_bos || parts.bos < 0) return {};
+  const std::string& text = parts.tokens[static_cast<std::size_t>(parts.bos)].text;
+  const auto bos = [&](int type) {
+    OutJson step = OutJson::object();
+    step["SpecialToken"] = {{"id", text}, {"type_id", type}};
+    return step;
+  };
+  const auto sequence = [](const char* id, int type) {
+    OutJson step = OutJson::object();
+    step["Sequence"] = {{"id", id}, {"type_id", type}};
+    return step;
+  };
+  OutJson processor = {{"type", "TemplateProcessing"}};
+  processor["single"] = OutJson::array({bos(0), sequence("A", 0)});
+  processor["pair"] = OutJson::array({bos(0), sequence("A", 0), bos(1), sequence("B", 1)});
+  OutJson& token = processor["special_tokens"][text];
+  token["id"] = text;
+  token["ids"] = OutJson::array({parts.bos});
+  token["tokens"] = OutJson::array({text});
+  return processor;
+}
+
 OutJson HfPreTokenizer(const TokenizerParts& parts) {
   OutJson byte_level = {{"type", "ByteLevel"},
                         {"add_prefix_space", false},
@@ -389,6 +423,11 @@ TokenizerParts ReadGgufTokenizer(const std::string& path) {
     return static_cast<TokenId>(value);
   };
   parts.bos = id("tokenizer.ggml.bos_token_id");
+  // Where the file does not say, llama.cpp adds it for Llama 3 alone.
+  parts.add_bos = parts.pre == PreTokenizer::kLlama3;
+  if (file.Has("tokenizer.ggml.add_bos_token")) {
+    parts.add_bos = file.GetBool("tokenizer.ggml.add_bos_token");
+  }
   parts.pad = id("tokenizer.ggml.padding_token_id");
   AddEos(parts, id("tokenizer.ggml.eos_token_id"));
   AddEos(parts, id("tokenizer.ggml.eot_token_id"));
@@ -467,7 +506,7 @@ void WriteTokenizerFolder(const TokenizerParts& parts, const std::string& folder
   file["added_tokens"] = std::move(added);
   file["normalizer"] = parts.nfc ? OutJson{{"type", "NFC"}} : OutJson();
   file["pre_tokenizer"] = HfPreTokenizer(parts);
-  file["post_processor"] = nullptr;
+  file["post_processor"] = HfPostProcessor(parts);
   file["decoder"] = {{"type", "ByteLevel"},
                      {"add_prefix_space", true},
                      {"trim_offsets", true},

@@ -37,6 +37,7 @@ struct TokenizerParts {
   bool whole_words = false;  // a piece that is a token is taken whole, before any merging
   bool nfc = false;
   TokenId bos = -1;
+  bool add_bos = false;  // what others do, kept for them: we leave it to the chat template
   TokenId pad = -1;
   std::vector<TokenId> eos;  // as declared; names known to end a turn are added
   std::string chat_template;
@@ -49,7 +50,13 @@ bool BytesOfText(std::string_view text, std::string& bytes);
 
 TokenizerParts ReadGgufTokenizer(const std::string& path);
 TokenizerParts ReadTokenizerFolder(const std::string& folder);
+std::vector<GgufKeyToWrite> GgufTokenizerKeys(const TokenizerParts& parts, idx vocab_size);
 void WriteTokenizerFolder(const TokenizerParts& parts, const std::string& folder);
+
+// What ends a turn in the families we load; a model's files often declare only one of its own.
+inline constexpr std::string_view kTurnEnds[] = {
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>",
+};
 
 // Ids are below this: a file that says otherwise is damaged, and would cost memory.
 inline constexpr std::int64_t kMaxTokens = 1 << 22;

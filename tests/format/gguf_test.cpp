@@ -2,14 +2,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
+#include <set>
 
 #include "base/file.h"
 #include "format/byte_builder.h"
 #include "format/dequantize.h"
 #include "format/expect_error.h"
+#include "format/quantize.h"
 
 namespace opo {
 namespace {
@@ -34,7 +39,11 @@ GgufBuilder OneTensor() {
 TEST(Gguf, EveryTypeDecodesToTheBitsOfThePythonPackage) {
   const GgufFile file = GgufFile::Open(kGolden + "types.gguf");
   const std::string expected = ReadFile(kGolden + "types.f32");
-  ASSERT_EQ(file.tensors().size(), 7U);
+  // Every readable type is there.
+  std::set<GgmlType> types;
+  for (const GgufTensor& tensor : file.tensors()) types.insert(tensor.type);
+  ASSERT_EQ(types.size(), GgmlTypes().size());
+  ASSERT_EQ(types.size(), file.tensors().size());
   std::size_t at = 0;
   for (const GgufTensor& tensor : file.tensors()) {
     std::vector<float> values(static_cast<std::size_t>(tensor.num_elements()));
@@ -129,6 +138,15 @@ TEST(Gguf, HugeCountsAreRefusedBeforeAllocation) {
     array.Key("a.huge", 9, ByteBuilder().Put(type).Put(std::uint64_t{1} << 61).data());
     ExpectRefused(array.Build(), {"'a.huge'"});
   }
+  // Elements are counted over all arrays: what a file of 18 MB may make us allocate is bounded.
+  const std::uint64_t many = std::uint64_t{9} << 20;
+  GgufBuilder bytes;
+  for (const char* key : {"a.one", "a.two"}) {
+    bytes.Key(key, 9,
+              ByteBuilder().Put<std::uint32_t>(0).Put(many).Raw(std::string(many, '\1')).data());
+  }
+  ExpectRefused(bytes.Build(), {"'a.two'", "9437184", "16777216"});
+
   GgufBuilder text;
   text.Key("a.text", 8, ByteBuilder().Put(std::uint64_t{0xffffffffffffffff}).data());
   ExpectRefused(text.Build(), {"'a.text'", "truncated"});
@@ -195,7 +213,7 @@ TEST(Gguf, BadTensorsAreRefusedByName) {
   refused({"w", {}, 0, Zeros(16), -1}, {"'w'", "0 dimensions"});
   refused({"w", {1, 1, 1, 1, 1}, 0, Zeros(16), -1}, {"'w'", "5 dimensions"});
   refused({"w", {4, 0}, 0, Zeros(16), -1}, {"'w'", "dimension 1 is 0"});
-  refused({"w", {4}, 12, Zeros(144), -1}, {"'w'", "Q4_K", "12"});
+  refused({"w", {4}, 16, Zeros(144), -1}, {"'w'", "IQ2_XXS", "16", "Q4_K, Q5_K"});
   refused({"w", {4}, 4, Zeros(144), -1}, {"'w'", "unknown ggml type 4"});
   refused({"w", {4}, 4000000000U, Zeros(144), -1}, {"'w'", "4000000000"});
   refused({"w", {33}, 8, Zeros(68), -1}, {"'w'", "33", "Q8_0"});
@@ -248,6 +266,206 @@ TEST(Gguf, NonFiniteWeightsAreRefusedByTensorAndElement) {
   const GgufFile file = GgufFile::Parse(AsBytes(bytes), "nan.gguf");
   std::vector<float> out(64);
   ExpectInputError([&] { file.Dequantize(file.tensors()[0], 0, out); }, {"'q'", "element 32"});
+}
+
+// ---- Models in several files.
+
+TEST(GgufParts, AnyPartOpensTheModelThatThePythonPackageCut) {
+  for (const int part : {1, 2, 3}) {
+    const GgufFile file =
+        GgufFile::Open(kGolden + "parts-0000" + std::to_string(part) + "-of-00003.gguf");
+    EXPECT_EQ(file.path(), kGolden + "parts-00001-of-00003.gguf");
+    EXPECT_EQ(file.GetString("a.string"), "of all parts");
+    ASSERT_EQ(file.tensors().size(), 5U);
+    for (int i = 0; i < 5; ++i) {
+      const GgufTensor* tensor = file.Find("t." + std::to_string(i));
+      ASSERT_NE(tensor, nullptr) << i;
+      std::vector<float> values(8);
+      file.Dequantize(*tensor, 0, values);
+      for (int j = 0; j < 8; ++j) EXPECT_EQ(values[j], static_cast<float>(10 * i + j));
+    }
+  }
+}
+
+class PartsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "opo_gguf_parts/";
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // Part `no` (from 0) of `count`, with one tensor, named after the part.
+  static GgufBuilder Part(std::uint32_t no, std::uint32_t count, std::uint32_t tensors) {
+    GgufBuilder file;
+    if (no == 0) file.Str("general.name", "whole");
+    file.U32("split.no", no).U32("split.count", count).U32("split.tensors.count", tensors);
+    file.Floats("t." + std::to_string(no), {2}, {static_cast<float>(no), 1});
+    return file;
+  }
+  std::string Write(const std::string& name, const GgufBuilder& file) const {
+    std::ofstream(folder_ + name, std::ios::binary) << file.Build();
+    return folder_ + name;
+  }
+  // What opening either of two parts says.
+  void ExpectPartsRefused(const GgufBuilder& first, const GgufBuilder& second,
+                          std::initializer_list<std::string> parts) const {
+    Write("m-00001-of-00002.gguf", first);
+    Write("m-00002-of-00002.gguf", second);
+    for (const char* name : {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"}) {
+      ExpectInputError([&] { GgufFile::Open(folder_ + name); }, parts);
+    }
+  }
+
+  std::string folder_;
+};
+
+TEST_F(PartsTest, WhatIsNotOneWholeModelIsRefusedByFile) {
+  const std::string second = "m-00002-of-00002.gguf: ";
+  Write("m-00001-of-00002.gguf", Part(0, 2, 2));
+  ExpectInputError([&] { GgufFile::Open(folder_ + "m-00001-of-00002.gguf"); },
+                   {"m-00002-of-00002.gguf: cannot be opened", "part 2 of 2", "fetch all parts"});
+  ExpectPartsRefused(Part(0, 2, 3), Part(1, 2, 3), {"split.tensors.count", "is 3", "hold 2"});
+  GgufBuilder twice = Part(1, 2, 3);
+  twice.Floats("t.0", {1}, {1});
+  ExpectPartsRefused(Part(0, 2, 3), twice, {second + "tensor 't.0' is in ", "m-00001-of-00002"});
+  // Parts of different models: another name, other counts, no split keys at all.
+  GgufBuilder other = Part(1, 2, 2);
+  other.Str("general.name", "another");
+  ExpectPartsRefused(Part(0, 2, 2), other, {second, "'general.name'", "two models"});
+  ExpectPartsRefused(Part(0, 2, 2), Part(1, 2, 7), {"'split.tensors.count'", "two models"});
+  GgufBuilder extra = Part(1, 2, 2);
+  extra.Str("general.license", "other");
+  ExpectPartsRefused(Part(0, 2, 2), extra, {second, "'general.license'", "two models"});
+  GgufBuilder no_keys;
+  no_keys.Floats("t.1", {1}, {1});
+  Write("m-00002-of-00002.gguf", no_keys);
+  ExpectInputError([&] { GgufFile::Open(folder_ + "m-00001-of-00002.gguf"); },
+                   {second, "'split.no' is absent"});
+  // The second file is the first part again, under another name.
+  Write("m-00002-of-00002.gguf", Part(0, 2, 2));
+  ExpectInputError([&] { GgufFile::Open(folder_ + "m-00001-of-00002.gguf"); },
+                   {second + "metadata key 'split.no' is 0, must be 1"});
+}
+
+TEST_F(PartsTest, NamesAndNumbersMustAgree) {
+  ExpectInputError([&] { GgufFile::Open(Write("m.gguf", Part(1, 2, 2))); },
+                   {"m.gguf: says that it is part 2 of 2", "*-00002-of-00002.gguf"});
+  ExpectInputError([&] { GgufFile::Open(Write("m-00001-of-00002.gguf", Part(1, 2, 2))); },
+                   {"part 2 of 2", "*-00002-of-00002.gguf"});
+  ExpectInputError([&] { GgufFile::Open(Write("m-00003-of-00002.gguf", Part(2, 2, 2))); },
+                   {"part 3 of 2"});
+  ExpectInputError([&] { GgufFile::Open(Write("m.gguf", Part(0, 100000, 2))); },
+                   {"'split.count' is 100000"});
+  const std::string part = Part(0, 2, 2).Build();
+  ExpectInputError([&] { GgufFile::Parse(AsBytes(part), "one"); },
+                   {"one: ", "2 parts, 1 are here"});
+  // One part, or the mark of a merged model.
+  for (const std::uint32_t count : {0U, 1U}) {
+    EXPECT_EQ(GgufFile::Open(Write("whole.gguf", Part(0, count, 1))).tensors().size(), 1U);
+  }
+}
+
+// ---- Writing.
+
+std::vector<float> AsFloats(const std::string& bytes) {
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+GgufTensorToWrite ToWrite(const std::string& name, std::vector<idx> dims, GgmlType type,
+                          const std::vector<float>& values) {
+  return {name, std::move(dims), type,
+          [values](std::span<float> out) { std::ranges::copy(values, out.begin()); }};
+}
+
+TEST(WriteGguf, WritesTheFileThatThePythonPackageWrites) {
+  const std::vector<float> values = AsFloats(ReadFile(kGolden + "written.f32"));
+  const idx rows = std::ssize(values) / 64;
+  const std::string path = testing::TempDir() + "opo_written.gguf";
+  const std::vector<float> vector(values.begin(), values.begin() + 5);
+  WriteGguf(path,
+            {{"general.architecture", "golden"},
+             {"a.uint32", std::uint32_t{4294967295}},
+             {"a.float32", 0.1F},
+             {"a.bool", true},
+             {"a.string", "zw\xc3\xb6lf"},
+             {"a.ints", std::vector<std::int32_t>{3, -1, 2}},
+             {"a.strings", std::vector<std::string>{"one", "", "three"}}},
+            {ToWrite("t.F32", {64, rows}, GgmlType::kF32, values),
+             ToWrite("t.F16", {64, rows}, GgmlType::kF16, values),
+             ToWrite("t.BF16", {64, rows}, GgmlType::kBf16, values),
+             ToWrite("t.Q8_0", {64, rows}, GgmlType::kQ8_0, values),
+             ToWrite("t.vector", {5}, GgmlType::kF32, vector)});
+  const std::string written = ReadFile(path);
+  const std::string golden = ReadFile(kGolden + "written.gguf");
+  ASSERT_EQ(written.size(), golden.size());
+  const auto at = std::mismatch(written.begin(), written.end(), golden.begin());
+  EXPECT_EQ(at.first - written.begin(), std::ssize(golden));
+
+  // Raw values and read back again.
+  const GgufFile file = GgufFile::Open(path);
+  std::vector<GgufKeyToWrite> keys;
+  for (const std::string& key : file.Keys()) keys.push_back({key, file.RawValue(key)});
+  WriteGguf(path + "2", keys, {});
+  const GgufFile copy = GgufFile::Open(path + "2");
+  EXPECT_EQ(copy.Keys(), file.Keys());
+  EXPECT_EQ(copy.GetStrings("a.strings"), file.GetStrings("a.strings"));
+  EXPECT_EQ(copy.GetInts("a.ints"), file.GetInts("a.ints"));
+  EXPECT_EQ(copy.GetInt("a.uint32"), 4294967295);
+  std::filesystem::remove(path);
+  std::filesystem::remove(path + "2");
+}
+
+TEST(WriteGguf, WhatDoesNotFitIsRefusedAndNothingIsLeft) {
+  const std::string path = testing::TempDir() + "opo_unwritten.gguf";
+  std::filesystem::remove(path);
+  const auto refused = [&](GgmlType type, float value, const std::string& part) {
+    std::vector<float> values(64, 1.0F);
+    values[40] = value;
+    try {
+      WriteGguf(path, {}, {ToWrite("big", {64}, type, values)});
+      FAIL() << "was written";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kWork);
+      for (const std::string& text :
+           {path, std::string("'big'"), std::string("element 40"), part}) {
+        EXPECT_NE(std::string(e.what()).find(text), std::string::npos) << e.what();
+      }
+    }
+    EXPECT_FALSE(std::filesystem::exists(path));
+    EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+  };
+  refused(GgmlType::kF16, 65520.0F, "F16");
+  refused(GgmlType::kF16, -1e9F, "F16");
+  refused(GgmlType::kQ8_0, 65520.0F * 127.0F, "Q8_0");
+  refused(GgmlType::kBf16, 3.4e38F, "BF16");
+  for (const GgmlType type : {GgmlType::kF32, GgmlType::kF16, GgmlType::kBf16, GgmlType::kQ8_0}) {
+    refused(type, std::nanf(""), RowOf(type).name);
+    refused(type, -INFINITY, RowOf(type).name);
+  }
+}
+
+// Every f16 comes back, and between two of them rounding is to nearest, ties to even.
+TEST(Quantize, HalfPrecisionRoundsAsIeeeSays) {
+  for (std::uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    for (const std::uint32_t sign : {0U, 0x8000U}) {
+      ASSERT_EQ(F32ToF16(F16ToF32(static_cast<std::uint16_t>(bits | sign))), bits | sign);
+    }
+    const float low = F16ToF32(static_cast<std::uint16_t>(bits));
+    // The last one's neighbour would be 65536.
+    const float high = bits == 0x7bff ? 65536.0F : F16ToF32(static_cast<std::uint16_t>(bits + 1));
+    const float middle = low + (high - low) / 2;
+    ASSERT_EQ(F32ToF16(middle), bits + bits % 2) << bits;
+    ASSERT_EQ(F32ToF16(std::nextafter(middle, 0.0F)), bits) << bits;
+    ASSERT_EQ(F32ToF16(std::nextafter(middle, 1e9F)), bits + 1) << bits;
+  }
+  EXPECT_EQ(F32ToF16(INFINITY), 0x7c00);
+  EXPECT_EQ(F32ToF16(-INFINITY), 0xfc00);
+  EXPECT_EQ(F32ToF16(std::nanf("")) & 0x7fff, 0x7e00);
+  EXPECT_EQ(F32ToF16(1e-40F), 0);
 }
 
 TEST(Gguf, MissingFileAndFolderAreInputErrors) {
