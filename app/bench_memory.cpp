@@ -141,7 +141,7 @@ ModelTimes MeasureModel(const std::string& path, idx repeats) {
   sampling.max_new_tokens = kStreamTokens + 1;
   for (idx repeat = 0; repeat < repeats; ++repeat) {
     double first = 0;
-    Generate(loaded.model, loaded.tokenizer, std::span(groups), sampling, [&](idx, idx, TokenId) {
+    Generate(loaded.model, loaded.tokenizer, std::span(groups), sampling, [&](const TokenEvent&) {
       if (first == 0) first = Seconds();
     });
     out.tokens_per_s =

@@ -48,6 +48,9 @@ struct RolloutSettings {  // [rollout]
   double top_p = 1.0;
   idx top_k = 0;
   double min_p = 0.0;
+  double repetition_penalty = 1.0;
+  double presence_penalty = 0.0;
+  double frequency_penalty = 0.0;
   std::vector<std::string> stop;
   idx slots = 0;
 };

@@ -123,6 +123,9 @@ class Trainer {
     s.top_k = config_.rollout.top_k;
     s.top_p = config_.rollout.top_p;
     s.min_p = config_.rollout.min_p;
+    s.repetition_penalty = config_.rollout.repetition_penalty;
+    s.presence_penalty = config_.rollout.presence_penalty;
+    s.frequency_penalty = config_.rollout.frequency_penalty;
     s.max_new_tokens = config_.rollout.max_new_tokens;
     s.slots = config_.rollout.slots;
     s.stop = config_.rollout.stop;
@@ -234,6 +237,9 @@ class Trainer {
     settings.sampling.top_k = 0;
     settings.sampling.top_p = 1;
     settings.sampling.min_p = 0;
+    settings.sampling.repetition_penalty = 1;
+    settings.sampling.presence_penalty = 0;
+    settings.sampling.frequency_penalty = 0;
     settings.sampling.max_new_tokens = EvalMaxNewTokens(config_);
     return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, *reward_, settings);
   }
