@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/types.h"
@@ -41,6 +42,8 @@ class SafetensorsFile {
 
   // The whole tensor as f32 (exact for F16 and BF16). Throws Error(kInput) on NaN or infinity.
   void ReadF32(const SafeTensor& tensor, std::span<float> out) const;
+  // The same of a BF16 tensor, as it is. REQUIRES that dtype.
+  void ReadBf16(const SafeTensor& tensor, std::span<bf16> out) const;
 
  private:
   std::string path_;
@@ -54,10 +57,11 @@ class SafetensorsFile {
 struct SafeTensorToWrite {
   std::string name;
   std::vector<idx> shape;
-  std::span<const float> data;
+  std::variant<std::span<const float>, std::span<const bf16>> data;
 };
 
-// Writes all tensors as `dtype` (bf16 rounds to nearest even) in the given order, beside `path`,
+// Writes all tensors as `dtype` (bf16 rounds f32 data to nearest even; bf16 data is for bf16 only)
+// in the given order, beside `path`,
 // syncs and renames: afterwards the old file or the whole new one is there. Throws Error(kWork)
 // naming the path where the disk is full or not writable; what was written is then removed.
 void WriteSafetensors(const std::string& path, const std::vector<SafeTensorToWrite>& tensors,

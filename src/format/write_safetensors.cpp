@@ -74,7 +74,8 @@ void WriteSafetensors(const std::string& path, const std::vector<SafeTensorToWri
   for (const SafeTensorToWrite& tensor : tensors) {
     idx elements = 1;
     for (const idx dim : tensor.shape) elements *= dim;
-    OPO_CHECK(elements == std::ssize(tensor.data) && !header.contains(tensor.name));
+    const idx size = std::visit([](auto data) { return std::ssize(data); }, tensor.data);
+    OPO_CHECK(elements == size && !header.contains(tensor.name));
     header[tensor.name] = {{"dtype", dtype == DType::kBf16 ? "BF16" : "F32"},
                            {"shape", tensor.shape},
                            {"data_offsets", {offset, offset + elements * element}}};
@@ -89,14 +90,19 @@ void WriteSafetensors(const std::string& path, const std::vector<SafeTensorToWri
   file.Write(text.data(), text.size());
   std::vector<bf16> rounded;
   for (const SafeTensorToWrite& tensor : tensors) {
+    if (const auto* exact = std::get_if<std::span<const bf16>>(&tensor.data)) {
+      OPO_CHECK(dtype == DType::kBf16);
+      file.Write(exact->data(), exact->size_bytes());
+      continue;
+    }
+    const auto data = std::get<std::span<const float>>(tensor.data);
     if (dtype == DType::kF32) {
-      file.Write(tensor.data.data(), tensor.data.size_bytes());
+      file.Write(data.data(), data.size_bytes());
       continue;
     }
     constexpr idx kChunk = idx{1} << 20;
-    for (idx first = 0; first < std::ssize(tensor.data); first += kChunk) {
-      const auto chunk =
-          tensor.data.subspan(first, std::min(kChunk, std::ssize(tensor.data) - first));
+    for (idx first = 0; first < std::ssize(data); first += kChunk) {
+      const auto chunk = data.subspan(first, std::min(kChunk, std::ssize(data) - first));
       rounded.resize(chunk.size());
       for (std::size_t i = 0; i < chunk.size(); ++i) rounded[i] = ToBf16(chunk[i]);
       file.Write(rounded.data(), rounded.size() * sizeof(bf16));

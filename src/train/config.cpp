@@ -135,6 +135,10 @@ void VisitFields(Fields& f, OptimizerConfig& c) {
   f.Field("beta1", c.beta1, "AdamW: decay of the mean", beta);
   f.Field("beta2", c.beta2, "AdamW: decay of the squares", beta);
   f.Field("eps", c.eps, "AdamW: added to the root", Above(0));
+  f.Field("moments", c.moments,
+          "AdamW: type of mean and squares in memory; bf16 takes 4 bytes a weight instead of 8, "
+          "rounded at random so that their mean is right",
+          OneOf({"f32", "bf16"}));
   f.Field("weight_decay", c.weight_decay, "AdamW: decoupled decay of matrices", Range(0, 1));
   f.Field("clip_norm", c.clip_norm, "largest norm of the gradient; 0: no clipping", AtLeast(0));
   f.Field("mini_batch", c.mini_batch, "prompts an optimizer step; 0: rollout.prompts",

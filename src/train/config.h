@@ -75,6 +75,7 @@ struct OptimizerConfig {  // [train]
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
+  std::string moments = "f32";
   double weight_decay = 0;
   double clip_norm = 1.0;
   idx mini_batch = 0;

@@ -144,6 +144,7 @@ class Trainer {
     m["seed"] = config_.train.seed;
     m["shards"] = config_.train.shards;
     m["unit_tokens"] = config_.train.unit_tokens;
+    m["moments"] = config_.train.moments;
     m["initial_weights_digest"] = initial_digest_;
     return m;
   }
@@ -171,7 +172,9 @@ class Trainer {
       WriteFileAtomically(manifest_path, Manifest().dump(2) + "\n");
       return 0;
     }
-    const ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
+    ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
+    // Runs from before there was a choice.
+    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
     const ordered_json now = Manifest();
     for (const auto& [key, value] : now.items()) {
       if (key == "opo_version") continue;
