@@ -17,7 +17,8 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr idx kChunk = 1 << 16;  // elements of a task, as AdamW's
-constexpr idx kAdamWBytes = 28;  // a parameter: w, m, v, g read; w, m, v written
+// A parameter: w, m, v, g read; w, m, v written.
+constexpr idx AdamWBytes(DType moments) { return 12 + 4 * (moments == DType::kBf16 ? 2 : 4); }
 constexpr idx kFirstTokens = 1, kStreamTokens = 64;
 
 // The fastest of at least three calls, over calls that fill `seconds`.
@@ -88,9 +89,9 @@ Bandwidth MeasureBandwidth(double seconds) {
   return out;
 }
 
-// Bytes a second of AdamW over `params` parameters.
-double MeasureAdamW(idx params, double seconds) {
-  const idx needed = params * 4 * static_cast<idx>(sizeof(float));
+// Bytes a second of AdamW over `params` parameters with moments of a type.
+double MeasureAdamW(idx params, DType moments, double seconds) {
+  const idx needed = params * (8 + 2 * (moments == DType::kBf16 ? 2 : 4));
   if (needed > AvailableMemoryBytes()) {
     Fail(ErrorCode::kWork, "bench memory: AdamW over {} parameters needs {} MB; try fewer --params",
          params, needed >> 20);
@@ -98,13 +99,15 @@ double MeasureAdamW(idx params, double seconds) {
   SlabLayout layout{ModelConfig{}};
   layout.tensors = {{.name = "all", .rows = 1, .cols = params}};
   layout.size = RoundUp(params, 16);
-  AdamW optimizer(layout, OptimizerConfig{});
+  OptimizerConfig config;
+  config.moments = moments == DType::kBf16 ? "bf16" : "f32";
+  AdamW optimizer(layout, config);
   Buffer<float> weights(layout.size), grad(layout.size);
   Fill(weights, 0.5f);
   Fill(grad, 1e-3f);
   optimizer.Step(weights, grad, 1e-5, 1.0);  // touches m and v for the first time
   const double took = BestTime(seconds, [&] { optimizer.Step(weights, grad, 1e-5, 1.0); });
-  return static_cast<double>(params * kAdamWBytes) / took;
+  return static_cast<double>(params * AdamWBytes(moments)) / took;
 }
 
 // Weights that one decoded token reads.
@@ -141,7 +144,7 @@ ModelTimes MeasureModel(const std::string& path, idx repeats) {
   sampling.max_new_tokens = kStreamTokens + 1;
   for (idx repeat = 0; repeat < repeats; ++repeat) {
     double first = 0;
-    Generate(loaded.model, loaded.tokenizer, std::span(groups), sampling, [&](idx, idx, TokenId) {
+    Generate(loaded.model, loaded.tokenizer, std::span(groups), sampling, [&](const TokenEvent&) {
       if (first == 0) first = Seconds();
     });
     out.tokens_per_s =
@@ -161,15 +164,28 @@ void BenchMemory(const BenchArguments& args) {
       with_model ? MeasureModel<T>(args.model.model, args.repeats) : ModelTimes{};
   const Bandwidth bandwidth = MeasureBandwidth(args.seconds);
   const auto params = static_cast<idx>(std::llround(args.params));
-  const double adamw = MeasureAdamW(params, args.seconds);
+  struct Moments {
+    DType dtype;
+    std::string key, name;
+    double rate;  // bytes a second
+    double seconds;
+  };
+  std::vector<Moments> adamw = {{DType::kF32, "adamw", "AdamW", 0, 0},
+                                {DType::kBf16, "adamw_bf16", "AdamW bf16", 0, 0}};
+  for (Moments& m : adamw) {
+    m.rate = MeasureAdamW(params, m.dtype, args.seconds);
+    m.seconds = static_cast<double>(params * AdamWBytes(m.dtype)) / m.rate;
+  }
   ordered_json out = BenchHeader();
   out["read_bytes_per_s"] = bandwidth.read;
   out["triad_bytes_per_s"] = bandwidth.triad;
   out["update_bytes_per_s"] = bandwidth.update;
   out["adamw_params"] = params;
-  out["adamw_bytes_per_s"] = adamw;
-  out["adamw_s"] = static_cast<double>(params * kAdamWBytes) / adamw;
-  out["adamw_ratio"] = adamw / bandwidth.best();
+  for (const Moments& m : adamw) {
+    out[m.key + "_bytes_per_s"] = m.rate;
+    out[m.key + "_s"] = m.seconds;
+    out[m.key + "_ratio"] = m.rate / bandwidth.best();
+  }
   if (with_model) {
     out["decode_tokens_per_s"] = model.tokens_per_s;
     out["decode_bytes_per_s"] = model.bytes_per_s;
@@ -189,10 +205,11 @@ void BenchMemory(const BenchArguments& args) {
   line("read", bandwidth.read, "sum of a");
   line("triad", bandwidth.triad, "a = b + s c, 12 bytes an element as STREAM counts");
   line("update", bandwidth.update, "a = a + s b, 12 bytes an element");
-  line("AdamW", adamw,
-       fmt::format("{:.2f} of the best of these; {:.0f}M parameters in {:.3f} s, {} bytes each",
-                   adamw / bandwidth.best(), args.params / 1e6,
-                   static_cast<double>(params * kAdamWBytes) / adamw, kAdamWBytes));
+  for (const Moments& m : adamw) {
+    line(m.name.c_str(), m.rate,
+         fmt::format("{:.2f} of the best of these; {:.0f}M parameters in {:.3f} s, {} bytes each",
+                     m.rate / bandwidth.best(), args.params / 1e6, m.seconds, AdamWBytes(m.dtype)));
+  }
   if (!with_model) return;
   line("decode B=1", model.bytes_per_s,
        fmt::format("{:.2f} of read; weights at {:.1f} tokens/s", model.bytes_per_s / bandwidth.read,

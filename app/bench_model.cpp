@@ -54,7 +54,7 @@ DecodeTimes MeasureDecode(LoadedModel<T>& loaded, std::vector<RolloutGroup> grou
   for (idx repeat = 0; repeat < repeats; ++repeat) {
     double first = 0;
     const double start = Seconds();
-    Generate(loaded.model, loaded.tokenizer, std::span(groups), sampling, [&](idx, idx, TokenId) {
+    Generate(loaded.model, loaded.tokenizer, std::span(groups), sampling, [&](const TokenEvent&) {
       if (first == 0) first = Seconds();
     });
     const double end = Seconds();

@@ -4,48 +4,15 @@
 #include <map>
 
 #include "app/command.h"
+#include "app/sampling.h"
 #include "base/error.h"
 #include "train/evaluate.h"
+#include "train/signal_guard.h"
 
 namespace opo {
 namespace {
 
 using nlohmann::ordered_json;
-
-struct SamplingOptions {
-  SamplingConfig config;
-  std::uint64_t seed = 1;
-  void Add(CLI::App& app, double temperature, idx max_new_tokens) {
-    config.temperature = temperature;
-    config.max_new_tokens = max_new_tokens;
-    app.add_option("--temperature", config.temperature, "0: the most likely token")
-        ->check(CLI::Range(0.0, 100.0))
-        ->capture_default_str();
-    app.add_option("--top-k", config.top_k, "0: off")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-    app.add_option("--top-p", config.top_p, "1: off")
-        ->check(CLI::Range(0.0, 1.0))
-        ->capture_default_str();
-    app.add_option("--min-p", config.min_p, "0: off")
-        ->check(CLI::Range(0.0, 1.0))
-        ->capture_default_str();
-    app.add_option("--max-new-tokens", config.max_new_tokens, "the longest answer")
-        ->check(CLI::Range(1, 1 << 20))
-        ->capture_default_str();
-    app.add_option("--stop", config.stop, "a string that ends an answer (repeatable)")
-        ->take_all()
-        ->allow_extra_args(false);
-    app.add_option("--seed", seed, "of the sampling")->capture_default_str();
-    app.add_option("--slots", config.slots, "samples decoded at once; 0: 256")
-        ->check(CLI::NonNegativeNumber);
-  }
-  SamplingConfig Resolved() const {
-    SamplingConfig out = config;
-    out.seed = seed;
-    return out;
-  }
-};
 
 struct GenerateArguments {
   ModelOptions model;
@@ -54,61 +21,106 @@ struct GenerateArguments {
   std::string input;
   idx n = 1;
   bool json = false;
+  bool quiet = false;
+};
+
+void CheckRoom(idx prompt_tokens, idx new_tokens, const ModelConfig& model,
+               const std::string& where) {
+  if (model.max_position == 0 || prompt_tokens + new_tokens <= model.max_position) return;
+  Fail(ErrorCode::kInput,
+       "{}: {} tokens and {} new ones exceed the model's {} positions; shorten the prompt or "
+       "--max-new-tokens",
+       where, prompt_tokens, new_tokens, model.max_position);
+}
+
+// Answers as they are complete, in the order of their prompts and samples.
+class AnswerWriter {
+ public:
+  AnswerWriter(std::span<const RolloutGroup> groups, const std::vector<ordered_json>& lines,
+               bool json)
+      : groups_(groups), lines_(lines), json_(json) {
+    for (const RolloutGroup& group : groups) done_.emplace_back(group.rollouts.size(), false);
+  }
+
+  void Done(const TokenEvent& event) {
+    done_[static_cast<std::size_t>(event.group)][static_cast<std::size_t>(event.sample)] = true;
+    while (g_ < done_.size() && done_[g_][s_]) {
+      Write(groups_[g_].rollouts[s_]);
+      if (++s_ < done_[g_].size()) continue;
+      s_ = 0;
+      ++g_;
+    }
+  }
+
+ private:
+  void Write(const Rollout& r) const {
+    if (!json_) {
+      fmt::print("[{}.{}] {}\n", g_ + 1, s_ + 1, r.text);
+      std::fflush(stdout);
+      return;
+    }
+    ordered_json line;
+    if (lines_[g_].contains("id")) line["id"] = lines_[g_]["id"];
+    line["prompt"] = g_;
+    line["sample"] = s_;
+    line["text"] = r.text;
+    line["ids"] = r.tokens;
+    line["logprobs"] = r.logprobs;
+    line["finish_reason"] = FinishReasonName(r.finish);
+    PrintJsonLine(line);
+  }
+
+  std::span<const RolloutGroup> groups_;
+  const std::vector<ordered_json>& lines_;
+  bool json_;
+  std::vector<std::vector<bool>> done_;
+  std::size_t g_ = 0, s_ = 0;  // the next one to write
 };
 
 template <class T>
 void RunGenerate(const GenerateArguments& args) {
+  const std::vector<ordered_json> lines = args.input.empty()
+                                              ? std::vector<ordered_json>{{{"prompt", args.prompt}}}
+                                              : ReadJsonLines(args.input);
+  if (lines.empty()) Fail(ErrorCode::kInput, "{}: holds no prompts", args.input);
   LoadedModel<T> loaded(args.model.model);
-  std::vector<ordered_json> lines;
-  if (!args.input.empty()) {
-    lines = ReadJsonLines(args.input);
-  } else {
-    lines.push_back({{"prompt", args.prompt}});
-  }
   std::vector<RolloutGroup> groups(lines.size());
   std::map<std::uint64_t, idx> occurrences;
+  idx answers = 0;
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    groups[i].prompt =
-        PromptOf(lines[i], loaded.prompts, fmt::format("{}: line {}", args.input, i + 1));
+    const std::string where =
+        args.input.empty()
+            ? "--prompt"
+            : fmt::format("{}: line {}", args.input == "-" ? "standard input" : args.input, i + 1);
+    SamplingConfig own = args.sampling.config;
+    idx n = args.n;
+    ReadSamplingKeys(lines[i], where, own, n);
+    groups[i].prompt = PromptOf(lines[i], loaded.prompts, where);
+    CheckRoom(static_cast<idx>(groups[i].prompt.size()), own.max_new_tokens, loaded.model.config(),
+              where);
     const std::string id = lines[i].contains("id") && lines[i]["id"].is_string()
                                ? lines[i]["id"].get<std::string>()
                                : "";
     const std::uint64_t key = PromptKey(id, groups[i].prompt, 0);
     groups[i].key = key + static_cast<std::uint64_t>(occurrences[key]++);
-    groups[i].rollouts.resize(static_cast<std::size_t>(args.n));
+    groups[i].rollouts.resize(static_cast<std::size_t>(n));
+    groups[i].sampling = std::move(own);
+    answers += n;
   }
-  const bool stream = !args.json && groups.size() == 1 && args.n == 1;
-  StreamDecoder decoder(loaded.tokenizer);
-  TokenCallback on_token;
-  if (stream) {
-    on_token = [&](idx, idx, TokenId token) {
-      const std::string text = decoder.Push(token);
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
-    };
-  }
-  Generate(loaded.model, loaded.tokenizer, std::span(groups), args.sampling.Resolved(), on_token);
-  if (stream) {
-    std::cout << decoder.Flush() << "\n";
-    return;
-  }
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
-      const Rollout& r = groups[g].rollouts[s];
-      if (!args.json) {
-        fmt::print("[{}.{}] {}\n", g + 1, s + 1, r.text);
-        continue;
-      }
-      ordered_json line;
-      line["prompt"] = g;
-      line["sample"] = s;
-      line["text"] = r.text;
-      line["ids"] = r.tokens;
-      line["logprobs"] = r.logprobs;
-      line["finish_reason"] = FinishReasonName(r.finish);
-      PrintJsonLine(line);
-    }
-  }
+  const bool stream = !args.json && answers == 1;
+  AnswerProgress progress(answers, args.quiet);
+  AnswerWriter writer(groups, lines, args.json);
+  Generate(loaded.model, loaded.tokenizer, std::span(groups), args.sampling.config,
+           [&](const TokenEvent& event) {
+             if (stream) {
+               std::fwrite(event.text.data(), 1, event.text.size(), stdout);
+               std::fflush(stdout);
+             } else if (event.done) {
+               writer.Done(event);
+             }
+             progress.Add(event);
+           });
+  if (stream) fmt::print("\n");
 }
 
 struct ChatArguments {
@@ -117,15 +129,45 @@ struct ChatArguments {
   std::string system;
 };
 
+// Streams the answer to stdout; the text that came, complete or cut short by SIGINT.
+template <class T>
+std::string StreamAnswer(LoadedModel<T>& loaded, RolloutGroup& group,
+                         const SamplingConfig& config) {
+  struct Interrupted {};
+  std::string text;
+  const SignalGuard signals;  // outside, they end the program
+  try {
+    Generate(loaded.model, loaded.tokenizer, std::span(&group, 1), config,
+             [&](const TokenEvent& event) {
+               text += event.text;
+               std::cout << event.text << std::flush;
+               if (signals.caught() == SIGINT) throw Interrupted{};
+               if (signals.caught() != 0) std::raise(signals.caught());
+             });
+  } catch (const Interrupted&) {
+    group.rollouts.front().finish = FinishReason::kStop;
+  }
+  std::cout << std::endl;
+  return text;
+}
+
 template <class T>
 void RunChat(const ChatArguments& args) {
   LoadedModel<T> loaded(args.model.model);
   const PromptRenderer prompts(loaded.tokenizer, args.system);
+  const idx positions = loaded.model.config().max_position;
   ordered_json messages = ordered_json::array();
-  fmt::print(stderr, "Type a message; an empty line or end of input leaves, /reset starts anew.\n");
-  SamplingConfig config = args.sampling.Resolved();
-  for (std::string line; fmt::print(stderr, "> "), std::getline(std::cin, line);) {
-    if (line.empty()) break;
+  fmt::print(stderr,
+             "Type a message; an empty line or end of input leaves, /reset starts anew, Ctrl-C "
+             "stops an answer.\n");
+  SamplingConfig config = args.sampling.config;
+  for (std::string line;;) {
+    fmt::print(stderr, "> ");
+    if (!std::getline(std::cin, line)) {
+      fmt::print(stderr, "\n");
+      return;
+    }
+    if (line.empty()) return;
     if (line == "/reset") {
       messages = ordered_json::array();
       continue;
@@ -135,11 +177,25 @@ void RunChat(const ChatArguments& args) {
     group.prompt = prompts.Render(messages);
     group.key = PromptKey("", group.prompt, 0);
     group.rollouts.resize(1);
-    StreamDecoder decoder(loaded.tokenizer);
-    Generate(loaded.model, loaded.tokenizer, std::span(&group, 1), config,
-             [&](idx, idx, TokenId token) { std::cout << decoder.Push(token) << std::flush; });
-    std::cout << decoder.Flush() << std::endl;
-    messages.push_back({{"role", "assistant"}, {"content", group.rollouts.front().text}});
+    const auto used = static_cast<idx>(group.prompt.size());
+    if (positions > 0 && used >= positions) {
+      messages.erase(messages.size() - 1);
+      fmt::print(stderr,
+                 "The conversation would have {} tokens, the model has {} positions: the message "
+                 "was not taken. Write a shorter one, or /reset.\n",
+                 used, positions);
+      continue;
+    }
+    config.max_new_tokens = args.sampling.config.max_new_tokens;
+    if (positions > 0) config.max_new_tokens = std::min(config.max_new_tokens, positions - used);
+    const std::string text = StreamAnswer(loaded, group, config);
+    if (group.rollouts.front().finish == FinishReason::kLength) {
+      fmt::print(stderr, "(cut at {} tokens: {})\n", config.max_new_tokens,
+                 config.max_new_tokens < args.sampling.config.max_new_tokens
+                     ? "the model has no more positions; /reset starts anew"
+                     : "--max-new-tokens");
+    }
+    messages.push_back({{"role", "assistant"}, {"content", text}});
   }
 }
 
@@ -151,6 +207,7 @@ struct EvalArguments {
   RewardConfig reward;
   idx n = 1;
   bool json = false;
+  bool quiet = false;
 };
 
 template <class T>
@@ -163,19 +220,27 @@ void RunEval(const EvalArguments& args) {
   const auto reward = MakeReward({args.reward});
   EvalSettings settings;
   settings.samples = args.n;
-  settings.sampling = args.sampling.Resolved();
+  settings.sampling = args.sampling.config;
+  AnswerProgress progress(static_cast<idx>(problems.size()) * args.n, args.quiet);
+  settings.on_token = [&](const TokenEvent& event) { progress.Add(event); };
   const EvalResult result =
       Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems), *reward, settings);
   if (args.json) {
     for (const Answer& a : result.answers) {
-      PrintJsonLine(
-          {{"prompt", a.prompt}, {"gold", a.gold}, {"text", a.text}, {"reward", a.reward}});
+      PrintJsonLine({{"problem", a.problem},
+                     {"sample", a.sample},
+                     {"prompt", a.prompt},
+                     {"gold", a.gold},
+                     {"text", a.text},
+                     {"length", a.length},
+                     {"finish_reason", FinishReasonName(a.finish)},
+                     {"reward", a.reward}});
     }
     PrintJsonLine(
         {{"problems", problems.size()}, {"samples", args.n}, {"pass_rate", result.pass_rate}});
     return;
   }
-  fmt::print("{} problems, {} samples each: mean reward {:.4f}\n", problems.size(), args.n,
+  fmt::print("{} problems: mean@{} of the reward {:.4f}\n", problems.size(), args.n,
              result.pass_rate);
 }
 
@@ -187,13 +252,17 @@ void AddGenerate(CLI::App& app, int&) {
   args->model.Add(*verb);
   args->sampling.Add(*verb, 1.0, 256);
   auto* prompt = verb->add_option("--prompt", args->prompt, "one user message");
-  verb->add_option("--input", args->input, "JSON lines with `messages`, `prompt` or `prompt_ids`")
+  verb->add_option(
+          "--input", args->input,
+          "JSON lines with `messages`, `prompt` or `prompt_ids`, each with settings of its "
+          "own if it likes: `n`, `seed`, `temperature`, ...; - is standard input")
       ->excludes(prompt);
   verb->add_option("-n", args->n, "answers a prompt")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::Range(idx{1}, kMaxSamples))
       ->capture_default_str();
   verb->add_flag("--json", args->json,
                  "a JSON line an answer: ids, text, log-probs, finish reason");
+  verb->add_flag("--quiet", args->quiet, "no progress line");
   verb->callback([args] {
     if (args->input.empty() && args->prompt.empty()) {
       Fail(ErrorCode::kUsage, "generate: give --prompt TEXT or --input FILE");
@@ -224,9 +293,10 @@ void AddEval(CLI::App& app, int&) {
       ->capture_default_str();
   verb->add_option("--pattern", args->reward.pattern, "of the regex and format rewards");
   verb->add_option("-n", args->n, "answers a problem")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::Range(idx{1}, kMaxSamples))
       ->capture_default_str();
   verb->add_flag("--json", args->json, "a JSON line an answer, then one with the mean");
+  verb->add_flag("--quiet", args->quiet, "no progress line");
   verb->callback([args] { RunInDtype(*args, RunEval<bf16>, RunEval<float>); });
 }
 

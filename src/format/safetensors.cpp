@@ -296,4 +296,14 @@ void SafetensorsFile::ReadF32(const SafeTensor& tensor, std::span<float> out) co
   }
 }
 
+void SafetensorsFile::ReadBf16(const SafeTensor& tensor, std::span<bf16> out) const {
+  OPO_CHECK(std::ssize(out) == tensor.num_elements() && tensor.dtype == "BF16");
+  std::memcpy(out.data(), Raw(tensor).data(), out.size_bytes());
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if ((out[i].bits & 0x7f80U) != 0x7f80U) continue;
+    Fail(ErrorCode::kInput, "{}: tensor {}: element {} (at offset {}) is {}", path_,
+         Quote(tensor.name), i, tensor.offset + i * sizeof(bf16), ToF32(out[i]));
+  }
+}
+
 }  // namespace opo

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/types.h"
@@ -41,6 +42,8 @@ class SafetensorsFile {
 
   // The whole tensor as f32 (exact for F16 and BF16). Throws Error(kInput) on NaN or infinity.
   void ReadF32(const SafeTensor& tensor, std::span<float> out) const;
+  // The same of a BF16 tensor, as it is. REQUIRES that dtype.
+  void ReadBf16(const SafeTensor& tensor, std::span<bf16> out) const;
 
  private:
   std::string path_;
@@ -50,12 +53,13 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// One tensor to be written: `data`, which must stay valid until WriteSafetensors returns, or, where
-// the weights are not in memory, what fills it in; then one tensor at a time is.
+// One tensor to be written: `data`, which must stay valid until WriteSafetensors returns, as f32 or,
+// into a file of bf16, as bf16; or, where the weights are not in memory, what fills them in as f32:
+// then one tensor at a time is.
 struct SafeTensorToWrite {
   std::string name;
   std::vector<idx> shape;
-  std::span<const float> data;
+  std::variant<std::span<const float>, std::span<const bf16>> data;
   std::function<void(std::span<float>)> read = nullptr;
 };
 

@@ -37,8 +37,8 @@ void WriteSafetensors(const std::string& path, const std::vector<SafeTensorToWri
   idx offset = 0;
   for (const SafeTensorToWrite& tensor : tensors) {
     const idx elements = NumElements(tensor);
-    OPO_CHECK(tensor.read ? tensor.data.empty() : elements == std::ssize(tensor.data));
-    OPO_CHECK(!header.contains(tensor.name));
+    const idx given = std::visit([](auto data) { return std::ssize(data); }, tensor.data);
+    OPO_CHECK(given == (tensor.read ? 0 : elements) && !header.contains(tensor.name));
     header[tensor.name] = {{"dtype", type.name},
                            {"shape", tensor.shape},
                            {"data_offsets", {offset, offset + elements * element}}};
@@ -54,7 +54,12 @@ void WriteSafetensors(const std::string& path, const std::vector<SafeTensorToWri
   std::vector<float> values;
   std::vector<std::byte> rounded;
   for (const SafeTensorToWrite& tensor : tensors) {
-    std::span<const float> data = tensor.data;
+    if (const auto* exact = std::get_if<std::span<const bf16>>(&tensor.data)) {
+      OPO_CHECK(dtype == DType::kBf16);
+      file.Write(exact->data(), exact->size_bytes());
+      continue;
+    }
+    auto data = std::get<std::span<const float>>(tensor.data);
     if (tensor.read) {
       values.resize(static_cast<std::size_t>(NumElements(tensor)));
       tensor.read(values);

@@ -121,6 +121,11 @@ struct AdamWArgs {
   float lr, beta1, beta2, eps, weight_decay;
   float grad_scale;    // multiplies the gradient first (clipping)
   float bias1, bias2;  // 1 - beta^t
+  // For moments in bf16: the place of element 0 in the slab, a multiple of 16, and the random
+  // numbers' key. Element e = first + i takes word (e / 16) % 4 of Philox4x32-10 (base/rng.h) at
+  // counter (e / 64) * 16 + e % 16: the low half is m's, the high half v's.
+  idx first = 0;
+  std::uint32_t key[2] = {};
 };
 
 template <class T>
@@ -139,6 +144,11 @@ struct KernelsOf {
   // out as this path's gemm likes it: nobody else reads it.
   void (*pack_left)(T* packed, const T* src, idx lds, idx num_k, idx m, idx p0, idx p1);
 
+  // One step of AdamW with moments of T, all arithmetic in f32. bf16 moments are rounded up or down
+  // at random, so that the mean over the random bits is the f32 number (as `round` does, the paths
+  // with bf16 instructions take denormals as zero). The update itself uses m and v as they were
+  // before.
+  void (*adamw)(float* w, T* m, T* v, const float* grad, idx n, const AdamWArgs& args);
   void (*round)(T* y, const float* x, idx n);  // y = T(x), n a multiple of 16
   void (*rms_norm)(T* y, const T* x, const float* gamma, idx d, float eps);
   // x's gradient is added to dx (f32); rstd[0] receives 1 / rms, for rms_norm_dgamma.
@@ -197,7 +207,6 @@ struct Kernels {
   // The token whose slice of the cumulative distribution holds u in [0, 1).
   TokenId (*head_pick)(const float* logits, idx vocab, float inv_temp, float max,
                        const float* block_sums, double u);
-  void (*adamw)(float* w, float* m, float* v, const float* grad, idx n, const AdamWArgs& args);
   double (*sum_squares)(const float* x, idx n);  // f64, 16 lanes; at most a few thousand elements
   void (*add)(float* y, const float* x, idx n);  // y += x
 

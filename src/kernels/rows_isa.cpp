@@ -289,21 +289,106 @@ void Add(float* y, const float* x, idx n) {
   });
 }
 
+// The halves of the products of 32-bit lanes with m.
+OPO_INLINE void MultiplyWide(NativeBits a, std::uint32_t m, NativeBits* high, NativeBits* low) {
+#if defined(__AVX512F__)
+  const __m512i factor = _mm512_set1_epi32(static_cast<int>(m));
+  const __m512i even = _mm512_maskz_mul_epu32(0xff, (__m512i)a, factor);
+  const __m512i odd =
+      _mm512_maskz_mul_epu32(0xff, _mm512_maskz_srli_epi64(0xff, (__m512i)a, 32), factor);
+  *low = (NativeBits)_mm512_mask_mov_epi32(even, 0xaaaa, _mm512_maskz_slli_epi64(0xff, odd, 32));
+  *high = (NativeBits)_mm512_mask_mov_epi32(_mm512_maskz_srli_epi64(0xff, even, 32), 0xaaaa, odd);
+#elif defined(__AVX2__)
+  const __m256i factor = _mm256_set1_epi32(static_cast<int>(m));
+  const __m256i even = _mm256_mul_epu32((__m256i)a, factor);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), factor);
+  *low = (NativeBits)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  *high = (NativeBits)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+#else
+  for (unsigned i = 0; i < sizeof(a) / sizeof(a[0]); ++i) {
+    const std::uint64_t product = std::uint64_t{a[i]} * m;
+    (*high)[i] = static_cast<std::uint32_t>(product >> 32);
+    (*low)[i] = static_cast<std::uint32_t>(product);
+  }
+#endif
+}
+
+// Philox4x32-10 (base/rng.h) of kLanes counters {16 block + lane, 0, 0}, 64 bits the first.
+OPO_INLINE void Philox(std::uint32_t words[4][kLanes], std::uint64_t block,
+                       const std::uint32_t* key) {
+  constexpr idx kNative = sizeof(NativeBits) / sizeof(std::uint32_t);
+  static const std::uint32_t kLane[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const std::uint64_t first = block * kLanes;
+  for (idx at = 0; at < kLanes; at += kNative) {
+    NativeBits c0;
+    __builtin_memcpy(&c0, kLane + at, sizeof(c0));
+    c0 = c0 + static_cast<std::uint32_t>(first);
+    NativeBits c1 = NativeBits{} + static_cast<std::uint32_t>(first >> 32);
+    NativeBits c2{};
+    NativeBits c3{};
+    std::uint32_t k0 = key[0];
+    std::uint32_t k1 = key[1];
+    for (int round = 0; round < 10; ++round) {
+      NativeBits high0;
+      NativeBits low0;
+      NativeBits high1;
+      NativeBits low1;
+      MultiplyWide(c0, 0xD2511F53U, &high0, &low0);
+      MultiplyWide(c2, 0xCD9E8D57U, &high1, &low1);
+      c0 = high1 ^ c1 ^ k0;
+      c1 = low1;
+      c2 = high0 ^ c3 ^ k1;
+      c3 = low0;
+      k0 += 0x9E3779B9U;
+      k1 += 0xBB67AE85U;
+    }
+    __builtin_memcpy(words[0] + at, &c0, sizeof(c0));
+    __builtin_memcpy(words[1] + at, &c1, sizeof(c1));
+    __builtin_memcpy(words[2] + at, &c2, sizeof(c2));
+    __builtin_memcpy(words[3] + at, &c3, sizeof(c3));
+  }
+}
+
+// To one of the two bf16 numbers beside v, the upper one in magnitude where the 16 bits, shifted
+// down by kShift, are at least 65536 minus what bf16 drops of v: on average v. REQUIRES v finite.
+template <int kShift>
+OPO_INLINE Native RoundAtRandom(Native v, Native bits) {
+  const NativeBits random = ((NativeBits)bits >> kShift) & 0xffffU;
+  return (Native)(((NativeBits)v + random) & 0xffff0000U);
+}
+template <int kShift, class H>
+OPO_INLINE Twice<H> RoundAtRandom(const Twice<H>& v, const Twice<H>& bits) {
+  return {RoundAtRandom<kShift>(v.lo, bits.lo), RoundAtRandom<kShift>(v.hi, bits.hi)};
+}
+
 // Decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101), in PyTorch's order: decay, then
-// w -= lr * (m / bias1) / (sqrt(v / bias2) + eps).
-void AdamW(float* w, float* m, float* v, const float* grad, idx n, const AdamWArgs& args) {
+// w -= lr * (m / bias1) / (sqrt(v / bias2) + eps), with m and v not yet rounded.
+template <class T>
+void AdamW(float* w, T* m, T* v, const float* grad, idx n, const AdamWArgs& args) {
   const float decay = 1.0f - args.lr * args.weight_decay;
   const float step = args.lr / args.bias1;
   const float root_bias2 = Sqrt1(args.bias2);
+  std::uint32_t words[4][kLanes];
+  idx drawn = -1;  // the block of 64 elements that `words` are of
   ForVectors(n, [&](idx i, auto part) OPO_LAMBDA {
     const f32x16 g = LoadPart(grad + i, part) * args.grad_scale;
     const f32x16 m0 = LoadPart(m + i, part);
-    const f32x16 mi = Fma(g - m0, Splat(1.0f - args.beta1), m0);
-    const f32x16 vi = Fma(g * g, Splat(1.0f - args.beta2), LoadPart(v + i, part) * args.beta2);
+    f32x16 mi = Fma(g - m0, Splat(1.0f - args.beta1), m0);
+    f32x16 vi = Fma(g * g, Splat(1.0f - args.beta2), LoadPart(v + i, part) * args.beta2);
     const f32x16 denominator = Sqrt(vi) / root_bias2 + args.eps;
+    StorePart(w + i, LoadPart(w + i, part) * decay - step * (mi / denominator), part);
+    if constexpr (sizeof(T) == sizeof(bf16)) {
+      const idx at = args.first + i;
+      if (at / (4 * kLanes) != drawn) {
+        drawn = at / (4 * kLanes);
+        Philox(words, static_cast<std::uint64_t>(drawn), args.key);
+      }
+      const f32x16 bits = Load(reinterpret_cast<const float*>(words[at / kLanes % 4]));
+      mi = RoundAtRandom<0>(mi, bits);
+      vi = RoundAtRandom<16>(vi, bits);
+    }
     StorePart(m + i, mi, part);
     StorePart(v + i, vi, part);
-    StorePart(w + i, LoadPart(w + i, part) * decay - step * (mi / denominator), part);
   });
 }
 
@@ -311,6 +396,7 @@ void AdamW(float* w, float* m, float* v, const float* grad, idx n, const AdamWAr
 
 template <class T>
 void FillRows(KernelsOf<T>& table) {
+  table.adamw = AdamW<T>;
   table.round = Round<T>;
   table.rms_norm = RmsNorm<T>;
   table.rms_norm_grad = RmsNormGrad<T>;
@@ -329,7 +415,6 @@ template void FillRows<float>(KernelsOf<float>& table);
 void FillShared(Kernels& table) {
   table.sum_squares = SumSquares;
   table.add = Add;
-  table.adamw = AdamW;
 }
 
 }  // namespace opo::OPO_ISA

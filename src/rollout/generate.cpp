@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <cmath>
 #include <deque>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/parallel.h"
 #include "base/rng.h"
+#include "rollout/answer_text.h"
 #include "rollout/rollout.h"
 #include "rollout/sampler.h"
 
@@ -25,17 +27,8 @@ struct Slot {
   idx sample;
   Segment<T> segment;
   TokenId next;  // the token that the next decode step feeds
-  StreamDecoder decoder;
+  AnswerText text;
 };
-
-// Where `text` first holds a stop string; npos where it holds none.
-std::size_t FindStop(const std::string& text, const std::vector<std::string>& stops) {
-  std::size_t first = std::string::npos;
-  for (const std::string& stop : stops) {
-    if (!stop.empty()) first = std::min(first, text.find(stop));
-  }
-  return first;
-}
 
 // The tape's budget, spent on records as they grow.
 template <class T>
@@ -101,6 +94,23 @@ class TapeWriter {
   const SegmentPool<T>& pool_;
 };
 
+const SamplingConfig& ConfigOf(const RolloutGroup& group, const SamplingConfig& config) {
+  return group.sampling.has_value() ? *group.sampling : config;
+}
+
+void CheckLogitBias(const SamplingConfig& config, idx vocab) {
+  idx forbidden = 0;
+  for (const auto& [id, bias] : config.logit_bias) {
+    if (id < 0 || id >= vocab) {
+      Fail(ErrorCode::kInput, "logit_bias: token id {} is outside the vocabulary of {}", id, vocab);
+    }
+    if (std::isinf(bias)) ++forbidden;
+  }
+  if (forbidden >= vocab) {
+    Fail(ErrorCode::kInput, "logit_bias: forbids all {} tokens of the vocabulary", vocab);
+  }
+}
+
 template <class T>
 void Prefill(Transformer<T>& model, std::span<RolloutGroup> groups,
              std::vector<OpenPrompt<T>>& prompts, const std::vector<idx>& new_groups,
@@ -143,8 +153,11 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
   const idx ld = model.ld();
   std::deque<std::pair<idx, idx>> waiting;
   std::vector<OpenPrompt<T>> prompts;
+  CheckLogitBias(config, vocab);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const RolloutGroup& group = groups[g];
+    const idx max_new_tokens = ConfigOf(group, config).max_new_tokens;
+    if (group.sampling.has_value()) CheckLogitBias(*group.sampling, vocab);
     const idx length = static_cast<idx>(group.prompt.size());
     if (length == 0) {
       Fail(ErrorCode::kInput, "prompt {}: has no tokens; give it text or a chat template", g);
@@ -155,18 +168,16 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
              vocab);
       }
     }
-    if (model.config().max_position > 0 &&
-        length + config.max_new_tokens > model.config().max_position) {
+    if (model.config().max_position > 0 && length + max_new_tokens > model.config().max_position) {
       Fail(ErrorCode::kInput,
            "prompt {}: {} tokens and {} new ones exceed the model's {} positions; shorten the "
-           "prompt "
-           "or rollout.max_new_tokens",
-           g, length, config.max_new_tokens, model.config().max_position);
+           "prompt or max_new_tokens",
+           g, length, max_new_tokens, model.config().max_position);
     }
     prompts.push_back({Segment<T>(&model.pool()), static_cast<idx>(group.rollouts.size())});
     for (std::size_t s = 0; s < group.rollouts.size(); ++s) {
       groups[g].rollouts[s] = Rollout{};
-      if (config.max_new_tokens > 0) waiting.emplace_back(g, s);
+      if (max_new_tokens > 0) waiting.emplace_back(g, s);
     }
   }
   TapeWriter<T> writer(tape, model.pool(), groups);
@@ -180,12 +191,14 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
     while (!waiting.empty() && static_cast<idx>(active.size()) < max_slots) {
       const auto [g, s] = waiting.front();
       waiting.pop_front();
-      const auto& prompt = groups[static_cast<std::size_t>(g)].prompt;
+      const RolloutGroup& group = groups[static_cast<std::size_t>(g)];
+      const auto& prompt = group.prompt;
       if (prompts[static_cast<std::size_t>(g)].prefix.length() == 0 && prompt.size() > 1 &&
           (new_groups.empty() || new_groups.back() != g)) {
         new_groups.push_back(g);
       }
-      active.push_back({g, s, Segment<T>(&model.pool()), prompt.back(), StreamDecoder(tokenizer)});
+      active.push_back({g, s, Segment<T>(&model.pool()), prompt.back(),
+                        AnswerText(tokenizer, ConfigOf(group, config).stop)});
     }
     if (!new_groups.empty()) Prefill(model, groups, prompts, new_groups, writer);
 
@@ -214,11 +227,13 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       ParallelFor(rows, [&](idx r) {
         const Slot<T>& slot = active[static_cast<std::size_t>(first + r)];
         const RolloutGroup& group = groups[static_cast<std::size_t>(slot.group)];
-        const DrawKey key{config.seed, config.step, group.key,
-                          static_cast<std::uint32_t>(slot.sample),
+        const Rollout& rollout = group.rollouts[static_cast<std::size_t>(slot.sample)];
+        const SamplingConfig& own = ConfigOf(group, config);
+        const DrawKey key{own.seed, own.step, group.key, static_cast<std::uint32_t>(slot.sample),
                           static_cast<std::uint32_t>(slot.segment.length() - 1)};
         sampled[static_cast<std::size_t>(first + r)] =
-            SampleToken(logits.data() + r * model.ld_logits(), vocab, config, UniformDraw(key));
+            SampleToken(logits.data() + r * model.ld_logits(), vocab, own,
+                        {group.prompt, rollout.tokens}, UniformDraw(key));
       });
     }
 
@@ -232,30 +247,30 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       rollout.logprobs.push_back(token.logprob);
       rollout.entropies.push_back(token.entropy);
       rollout.sum_sqs.push_back(token.sum_sq);
-      if (on_token) on_token(slot.group, slot.sample, token.token);
+      const SamplingConfig& own = ConfigOf(groups[static_cast<std::size_t>(slot.group)], config);
       const auto& eos = tokenizer.eos_ids();
-      bool done = false;
-      if (!config.ignore_eos && std::find(eos.begin(), eos.end(), token.token) != eos.end()) {
+      bool done = true;
+      if (!own.ignore_eos && std::find(eos.begin(), eos.end(), token.token) != eos.end()) {
         rollout.finish = FinishReason::kEos;
-        done = true;
+      } else if (slot.text.Push(token.token)) {
+        rollout.finish = FinishReason::kStop;
+      } else if (rollout.length() >= own.max_new_tokens) {
+        rollout.finish = FinishReason::kLength;
       } else {
-        rollout.text += slot.decoder.Push(token.token);
-        const std::size_t stop = FindStop(rollout.text, config.stop);
-        if (stop != std::string::npos) {
-          rollout.text.resize(stop);
-          rollout.finish = FinishReason::kStop;
-          done = true;
-        } else if (rollout.length() >= config.max_new_tokens) {
-          rollout.finish = FinishReason::kLength;
-          done = true;
-        }
+        done = false;
+      }
+      if (done) {
+        if (rollout.finish != FinishReason::kStop) slot.text.End();
+        rollout.text = slot.text.text();
+      }
+      if (on_token) {
+        on_token({slot.group, slot.sample, token.token, slot.text.Certain(), done});
       }
       if (!done) {
         slot.next = token.token;
         still_active.push_back(std::move(slot));
         continue;
       }
-      if (rollout.finish != FinishReason::kStop) rollout.text += slot.decoder.Flush();
       OpenPrompt<T>& open = prompts[static_cast<std::size_t>(slot.group)];
       writer.FinishSample(slot, open);
       if (--open.unfinished == 0) writer.FinishPrompt(slot.group, open);

@@ -3,8 +3,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "model/transformer.h"
@@ -28,29 +31,52 @@ struct Rollout {
   idx length() const { return static_cast<idx>(tokens.size()); }
 };
 
+// How a token is drawn from a row of logits z, step by step as transformers and vLLM do it:
+//   1. logit_bias: z[id] += value; -inf forbids the token.
+//   2. repetition_penalty r, once for each token of prompt and answer: z * r where z < 0, else z /
+//   r.
+//   3. frequency_penalty and presence_penalty, for each token of the answer:
+//      z -= frequency * (times it is there), z -= presence.
+//   4. temperature: softmax(z / T). 0 takes the largest z, of equal ones the lowest id.
+//   5. top_k: the k likeliest. 6. top_p: of these the fewest that hold this part of their sum.
+//      7. min_p: of these the ones with at least this part of the likeliest's probability.
+//      At least one is left, and equal ones are taken in the order of their ids.
+// What is recorded of a token (Rollout) is the model's own, without any of this but the
+// temperature.
+struct SamplingConfig {
+  double temperature = 1.0;  // 0: the most likely token (log-probs are then those of T = 1)
+  idx top_k = 0;             // 0: off
+  double top_p = 1.0;
+  double min_p = 0.0;
+  double repetition_penalty = 1.0;
+  double presence_penalty = 0.0;
+  double frequency_penalty = 0.0;
+  std::vector<std::pair<TokenId, float>> logit_bias;  // an id at most once
+  idx max_new_tokens = 32;
+  idx slots = 0;            // samples decoded at once; 0: kDefaultSlots
+  bool ignore_eos = false;  // benchmarks: every sample runs to max_new_tokens
+  std::uint64_t seed = 1;
+  std::uint64_t step = 0;
+  std::vector<std::string> stop;  // the text is cut before the first of them that is complete
+
+  float inv_temperature() const {
+    return temperature > 0 ? static_cast<float>(1.0 / temperature) : 1.0f;
+  }
+  bool changes_logits() const {
+    return !logit_bias.empty() || repetition_penalty != 1 || presence_penalty != 0 ||
+           frequency_penalty != 0;
+  }
+  bool truncates() const { return top_k > 0 || top_p < 1 || min_p > 0; }
+};
+
 // One prompt and its samples.
 struct RolloutGroup {
   idx problem = 0;              // index of the problem in its data set
   std::uint64_t key = 0;        // the prompt's part of the random numbers' key
   std::vector<TokenId> prompt;  // at least one token
   std::vector<Rollout> rollouts;
-};
-
-struct SamplingConfig {
-  double temperature = 1.0;  // 0: the most likely token (log-probs are then those of T = 1)
-  idx top_k = 0;             // 0: off
-  double top_p = 1.0;
-  double min_p = 0.0;
-  idx max_new_tokens = 32;
-  idx slots = 0;            // samples decoded at once; 0: kDefaultSlots
-  bool ignore_eos = false;  // benchmarks: every sample runs to max_new_tokens
-  std::uint64_t seed = 1;
-  std::uint64_t step = 0;
-  std::vector<std::string> stop;
-
-  float inv_temperature() const {
-    return temperature > 0 ? static_cast<float>(1.0 / temperature) : 1.0f;
-  }
+  // Instead of the call's config; its slots are not used.
+  std::optional<SamplingConfig> sampling = std::nullopt;
 };
 
 inline constexpr idx kDefaultSlots = 256;
@@ -71,14 +97,24 @@ struct Tape {
   idx rows = 0;               // recorded, prompts included
 };
 
-// Called for each token as it is sampled (streaming, progress): group, sample, token.
-using TokenCallback = std::function<void(idx group, idx sample, TokenId token)>;
+// A token as it is sampled.
+struct TokenEvent {
+  idx group = 0, sample = 0;
+  TokenId token = 0;
+  // What is certain of the answer's text since the sample's last event: no stop string that is
+  // still growing can take it away. The texts of all its events are Rollout::text.
+  std::string_view text;
+  bool done = false;  // the sample's last one: its Rollout is complete
+};
+// For streaming and progress. May throw, which ends Generate with that exception.
+using TokenCallback = std::function<void(const TokenEvent&)>;
 
 // Fills `groups[i].rollouts` (their number says how many samples a prompt gets) by continuous
 // batching: prompts are prefilled once and shared by their samples, and a finished sample's slot
 // goes to the next one in order. A completion depends on its prompt, key, sample number and the
-// config's seed and step, and on nothing else in the batch. Throws Error(kInput) for an empty
-// prompt or one that leaves no room before `max_position`. `tape`, if there is one, is filled anew.
+// config, and on nothing else in the batch. Throws Error(kInput) for an empty prompt or one that
+// leaves no room before `max_position`, and for a logit_bias that does not fit the vocabulary or
+// forbids all of it. `tape`, if there is one, is filled anew.
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
               const SamplingConfig& config, const TokenCallback& on_token = {},

@@ -1,6 +1,9 @@
 // From a row of logits to a token and what is kept of it.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "kernels/kernels.h"
 #include "rollout/rollout.h"
 
@@ -13,8 +16,28 @@ struct SampledToken {
   float sum_sq = 0;
 };
 
-// `u` in [0, 1) chooses. Log-prob, entropy and sum of squares are those of the full softmax at the
-// config's temperature, also where top-k, top-p or min-p restrict the choice.
-SampledToken SampleToken(float* logits, idx vocab, const SamplingConfig& config, double u);
+// What came before the token.
+struct TokenContext {
+  std::span<const TokenId> prompt;
+  std::span<const TokenId> answer;
+};
+
+// `u` in [0, 1) chooses. Log-prob, entropy and sum of squares are those of softmax(logits / T),
+// also where the config changes the logits or restricts the choice. logits: (V), padded to kPad.
+SampledToken SampleToken(float* logits, idx vocab, const SamplingConfig& config,
+                         const TokenContext& context, double u);
+
+// Its parts. Steps 1 to 3 of SamplingConfig, in place, in f32:
+void ChangeLogits(float* logits, idx vocab, const SamplingConfig& config,
+                  const TokenContext& context);
+
+struct Candidate {
+  double p = 0;  // relative to the likeliest token's
+  TokenId id = 0;
+};
+// Steps 4 to 7, in f64 whatever the path: the tokens that are left, likeliest first. REQUIRES a
+// temperature above 0 and a finite logit.
+void RestrictTokens(const float* logits, idx vocab, const SamplingConfig& config,
+                    std::vector<Candidate>& left);
 
 }  // namespace opo

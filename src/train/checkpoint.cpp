@@ -85,10 +85,8 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
   try {
     SaveTrained(beside + "/model", weights, base);
     tokenizer.Save(beside + "/model");
-    WriteSafetensors(beside + "/optimizer.safetensors",
-                     {{"m", {optimizer.m().size()}, optimizer.m().span()},
-                      {"v", {optimizer.v().size()}, optimizer.v().span()}},
-                     DType::kF32, {{"steps", std::to_string(optimizer.steps())}});
+    WriteSafetensors(beside + "/optimizer.safetensors", optimizer.Tensors(), optimizer.dtype(),
+                     {{"steps", std::to_string(optimizer.steps())}});
     WriteFileAtomically(beside + "/state.json", state.dump(2) + "\n");
     ordered_json manifest;
     manifest["step"] = step;
@@ -132,16 +130,7 @@ std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
 ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, AdamW& optimizer) {
   ReadTrained(weights, checkpoint.path + "/model");
   const std::string path = checkpoint.path + "/optimizer.safetensors";
-  const SafetensorsFile moments = SafetensorsFile::Open(path);
-  for (const auto& [name, slab] : {std::pair<std::string, Buffer<float>*>{"m", &optimizer.m()},
-                                   std::pair<std::string, Buffer<float>*>{"v", &optimizer.v()}}) {
-    const SafeTensor* tensor = moments.Find(name);
-    if (tensor == nullptr || tensor->num_elements() != slab->size()) {
-      Fail(ErrorCode::kInput, "{}: tensor `{}` is missing or of another size than this model's",
-           path, name);
-    }
-    moments.ReadF32(*tensor, slab->span());
-  }
+  optimizer.Read(SafetensorsFile::Open(path));
   try {
     const ordered_json state = ordered_json::parse(ReadFile(checkpoint.path + "/state.json"));
     optimizer.SetSteps(state.at("optimizer_steps").get<idx>());

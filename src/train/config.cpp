@@ -95,6 +95,12 @@ void VisitFields(Fields& f, RolloutSettings& c) {
   f.Field("top_k", c.top_k, "sample from the k likeliest tokens; 0: off", Range(0, kMaxCount));
   f.Field("min_p", c.min_p, "drop tokens below this part of the likeliest's probability; 0: off",
           Range(0, 1));
+  f.Field("repetition_penalty", c.repetition_penalty,
+          "above 1 weakens the tokens of prompt and answer; 1: off", Range(0.01, 100));
+  f.Field("presence_penalty", c.presence_penalty,
+          "taken from the logit of each token of the answer; 0: off", Range(-2, 2));
+  f.Field("frequency_penalty", c.frequency_penalty, "the same, times its occurrences; 0: off",
+          Range(-2, 2));
   f.Field("stop", c.stop, "texts that end an answer");
   f.Field("slots", c.slots, "answers decoded at the same time; 0: all of a step",
           Range(0, kMaxCount));
@@ -144,6 +150,10 @@ void VisitFields(Fields& f, OptimizerConfig& c) {
   f.Field("beta1", c.beta1, "AdamW: decay of the mean", beta);
   f.Field("beta2", c.beta2, "AdamW: decay of the squares", beta);
   f.Field("eps", c.eps, "AdamW: added to the root", Above(0));
+  f.Field("moments", c.moments,
+          "AdamW: type of mean and squares in memory; bf16 takes 4 bytes a weight instead of 8, "
+          "rounded at random so that their mean is right",
+          OneOf({"f32", "bf16"}));
   f.Field("weight_decay", c.weight_decay, "AdamW: decoupled decay of matrices", Range(0, 1));
   f.Field("clip_norm", c.clip_norm, "largest norm of the gradient; 0: no clipping", AtLeast(0));
   f.Field("mini_batch", c.mini_batch, "prompts an optimizer step; 0: rollout.prompts",
@@ -265,6 +275,10 @@ void ValidateTrainConfig(const TrainConfig& c) {
   for (const std::string& stop : c.rollout.stop) {
     if (stop.empty()) Fail(usage, "rollout.stop: an empty text would end every answer; remove it");
   }
+  if (c.eval.temperature > 0 && c.eval.temperature < 0.01) {
+    Fail(usage, "eval.temperature = {}: must be 0, for greedy answers, or at least 0.01",
+         c.eval.temperature);
+  }
   if (c.train.mini_batch > c.rollout.prompts) {
     Fail(usage, "train.mini_batch = {}: there are only rollout.prompts = {} a step",
          c.train.mini_batch, c.rollout.prompts);
@@ -303,6 +317,16 @@ void ValidateTrainConfig(const TrainConfig& c) {
            "rollout.{}: truncated sampling draws from another policy than is trained, which "
            "algorithm.exact refuses; remove it {}",
            truncates, kCure);
+    }
+    const char* penalty = c.rollout.repetition_penalty != 1  ? "repetition_penalty"
+                          : c.rollout.presence_penalty != 0  ? "presence_penalty"
+                          : c.rollout.frequency_penalty != 0 ? "frequency_penalty"
+                                                             : nullptr;
+    if (penalty) {
+      Fail(usage,
+           "rollout.{}: changed logits are another policy than is trained, which algorithm.exact "
+           "refuses; remove it {}",
+           penalty, kCure);
     }
   }
   if (c.rollout.samples == 1) {

@@ -59,6 +59,9 @@ struct RolloutSettings {  // [rollout]
   double top_p = 1.0;
   idx top_k = 0;
   double min_p = 0.0;
+  double repetition_penalty = 1.0;
+  double presence_penalty = 0.0;
+  double frequency_penalty = 0.0;
   std::vector<std::string> stop;
   idx slots = 0;
 };
@@ -83,6 +86,7 @@ struct OptimizerConfig {  // [train]
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
+  std::string moments = "f32";
   double weight_decay = 0;
   double clip_norm = 1.0;
   idx mini_batch = 0;

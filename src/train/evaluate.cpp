@@ -19,12 +19,13 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
   }
   SamplingConfig sampling = settings.sampling;
   sampling.step = std::numeric_limits<std::uint64_t>::max();
-  Generate(model, tokenizer, groups, sampling);
+  Generate(model, tokenizer, groups, sampling, settings.on_token);
   EvalResult result;
   double sum = 0;
   idx scored = 0;
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    for (const Rollout& rollout : groups[i].rollouts) {
+    for (std::size_t sample = 0; sample < groups[i].rollouts.size(); ++sample) {
+      const Rollout& rollout = groups[i].rollouts[sample];
       const RewardResult r = reward.Score(problems[i], rollout.text, rollout.finish);
       if (r.verdict == Verdict::kError) {
         Fail(ErrorCode::kWork,
@@ -38,8 +39,9 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
       const auto& last = problems[i].messages.back();
       const auto content = last.find("content");
       result.answers.push_back(
-          {content != last.end() && content->is_string() ? content->get<std::string>() : "",
-           problems[i].answer, rollout.text, r.value});
+          {static_cast<idx>(i), static_cast<idx>(sample),
+           content != last.end() && content->is_string() ? content->get<std::string>() : "",
+           problems[i].answer, rollout.text, rollout.length(), rollout.finish, r.value});
     }
   }
   result.pass_rate = scored > 0 ? sum / static_cast<double>(scored) : 0;

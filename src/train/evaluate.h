@@ -12,7 +12,8 @@ namespace opo {
 struct EvalSettings {
   idx samples = 1;
   SamplingConfig
-      sampling;  // its seed is used with a step of its own: no draw of training is reused
+      sampling;            // its seed is used with a step of its own: no draw of training is reused
+  TokenCallback on_token;  // groups are problems
 };
 
 template <class T>

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/buffer.h"
+#include "format/safetensors.h"
 #include "model/weights.h"
 #include "train/config.h"
 
@@ -30,19 +32,27 @@ class AdamW {
   void Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, double grad_scale);
 
   idx steps() const { return steps_; }
-  Buffer<float>& m() { return m_; }
-  Buffer<float>& v() { return v_; }
   void SetSteps(idx steps) { steps_ = steps; }
+
+  // The moments "m" and "v" of all weights, as they are in memory: f32 or bf16 (train.moments).
+  std::vector<SafeTensorToWrite> Tensors() const;
+  DType dtype() const;
+  // Reads them back. Throws Error(kInput) where the file's are of another size or type.
+  void Read(const SafetensorsFile& file);
 
  private:
   struct Chunk {
     idx begin, end;
     bool decay;
   };
+  template <class T>
+  struct Moments {
+    Buffer<T> m, v;
+  };
   OptimizerConfig config_;
   std::vector<Chunk> chunks_;
   idx steps_ = 0;
-  Buffer<float> m_, v_;
+  std::variant<Moments<float>, Moments<bf16>> moments_;
 };
 
 }  // namespace opo

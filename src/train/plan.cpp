@@ -237,7 +237,7 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   MemoryPlan plan;
   plan.process = kProcessBytes;
   plan.weights = slab;
-  plan.optimizer = 2 * slab;
+  plan.optimizer = config.train.moments == "bf16" ? slab : 2 * slab;
   idx levels = 0;
   for (idx s = config.train.shards; s > 1; s = (s + 1) / 2) ++levels;
   plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0));

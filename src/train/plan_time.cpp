@@ -42,6 +42,9 @@ SamplingConfig SamplingOf(const TrainConfig& config) {
   sampling.top_k = config.rollout.top_k;
   sampling.top_p = config.rollout.top_p;
   sampling.min_p = config.rollout.min_p;
+  sampling.repetition_penalty = config.rollout.repetition_penalty;
+  sampling.presence_penalty = config.rollout.presence_penalty;
+  sampling.frequency_penalty = config.rollout.frequency_penalty;
   return sampling;
 }
 
@@ -239,7 +242,7 @@ class StepTimer {
         const idx rows = std::min(kLogitRows, batch - first);
         head_.model.Logits(hidden.data() + first * ld, rows, logits.data());
         ParallelFor(rows, [&](idx r) {
-          (void)SampleToken(logits.data() + r * ld_v, model_.vocab_size, sampling, 0.5);
+          (void)SampleToken(logits.data() + r * ld_v, model_.vocab_size, sampling, {}, 0.5);
         });
       }
     };

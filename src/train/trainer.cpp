@@ -117,6 +117,9 @@ class Trainer {
     s.top_k = config_.rollout.top_k;
     s.top_p = config_.rollout.top_p;
     s.min_p = config_.rollout.min_p;
+    s.repetition_penalty = config_.rollout.repetition_penalty;
+    s.presence_penalty = config_.rollout.presence_penalty;
+    s.frequency_penalty = config_.rollout.frequency_penalty;
     s.max_new_tokens = config_.rollout.max_new_tokens;
     s.slots = config_.rollout.slots;
     s.stop = config_.rollout.stop;
@@ -135,6 +138,7 @@ class Trainer {
     m["seed"] = config_.train.seed;
     m["shards"] = config_.train.shards;
     m["unit_tokens"] = config_.train.unit_tokens;
+    m["moments"] = config_.train.moments;
     m["initial_weights_digest"] = initial_digest_;
     if (weights_.config.lora.on()) m["base_digest"] = packed_->base_digest();
     return m;
@@ -165,7 +169,9 @@ class Trainer {
       WriteFileAtomically(manifest_path, Manifest().dump(2) + "\n");
       return 0;
     }
-    const ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
+    ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
+    // Runs from before there was a choice.
+    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
     const ordered_json now = Manifest();
     for (const auto& [key, value] : now.items()) {
       if (key == "opo_version") continue;
@@ -238,6 +244,9 @@ class Trainer {
     settings.sampling.top_k = 0;
     settings.sampling.top_p = 1;
     settings.sampling.min_p = 0;
+    settings.sampling.repetition_penalty = 1;
+    settings.sampling.presence_penalty = 0;
+    settings.sampling.frequency_penalty = 0;
     settings.sampling.max_new_tokens = EvalMaxNewTokens(config_);
     return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, *reward_, settings);
   }

@@ -16,9 +16,12 @@ struct TrainOptions {
 
 // An evaluated answer, for people.
 struct Answer {
+  idx problem = 0, sample = 0;
   std::string prompt;
   std::string gold;
   std::string text;
+  idx length = 0;  // tokens
+  FinishReason finish = FinishReason::kLength;
   double reward = 0;
 };
 

@@ -50,15 +50,19 @@ inline std::string ReadText(const std::string& path) {
   return text.str();
 }
 
-// `signal_after`: sends `signal` that many milliseconds after the start (-1: never).
+// `signal_after`: sends `signal` that many milliseconds after the start (-1: never). `input` is
+// what it reads from stdin.
 inline ProgramResult RunProgram(const std::vector<std::string>& arguments, int signal_after = -1,
-                                int signal = SIGKILL) {
+                                int signal = SIGKILL, const std::string& input = "") {
   const ScratchFolder scratch;
   const std::string program = std::string(OPO_BUILD_DIR) + "/opo";
   const std::string out = scratch / "out";
   const std::string err = scratch / "err";
+  const std::string in = scratch / "in";
+  std::ofstream(in) << input;
   const pid_t child = ::fork();
   if (child == 0) {
+    ::dup2(::open(in.c_str(), O_RDONLY), 0);
     ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0644), 1);
     ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0644), 2);
     std::vector<char*> argv = {const_cast<char*>(program.c_str())};

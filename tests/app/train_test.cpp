@@ -145,6 +145,44 @@ TEST_F(WholeRun, KilledAnywhereAndResumedGivesTheSameBits) {
   EXPECT_GE(kills, 10) << "the kills came too late to test anything";
 }
 
+TEST_F(WholeRun, Bf16MomentsKeepTheContractAndLearn) {
+  const std::string bf16 = "train.moments=bf16";
+  const std::string want = Digest("whole", {bf16, "run.threads=1"});
+  EXPECT_EQ(want, Digest("t3", {bf16, "run.threads=3", "run.tape_mb=0"}));
+  EXPECT_NE(want, Digest("f32"));
+  const std::string dir = scratch_ / "killed";
+  std::vector<std::string> args = TinyRun(dir, {bf16});
+  int kills = 0;
+  for (const int delay : {350, 420, 500, 640, -1, -1, -1}) {
+    const ProgramResult result = RunProgram(args, delay);
+    if (result.exit_code == 0) {
+      EXPECT_EQ(DigestOf(result), want);
+      break;
+    }
+    ASSERT_EQ(result.exit_code, 128 + SIGKILL) << result.err;
+    ++kills;
+    if (fs::exists(dir + "/manifest.json")) args = {"train", "--resume", dir, "--quiet"};
+  }
+  EXPECT_EQ(StepsOf(dir), StepsOf(scratch_ / "whole"));
+  EXPECT_GE(kills, 1);
+  const ProgramResult refused =
+      RunProgram({"train", "--resume", dir, "--quiet", "--set", "train.moments=f32"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("`moments` was \"bf16\""), std::string::npos) << refused.err;
+}
+
+TEST_F(WholeRun, Bf16MomentsRaiseTheReward) {
+  Digest("run", {"train.moments=bf16", "train.steps=60", "checkpoint.every=0"});
+  const auto steps = StepsOf(scratch_ / "run");
+  double first = 0;
+  double last = 0;
+  for (std::size_t i = 0; i < 5; ++i) {
+    first += steps[i]["critic/score/mean"].get<double>() / 5;
+    last += steps[steps.size() - 1 - i]["critic/score/mean"].get<double>() / 5;
+  }
+  EXPECT_GT(last, first + 0.3) << "from " << first << " to " << last;
+}
+
 TEST_F(WholeRun, ATornCheckpointIsNoticedAndTheOneBeforeIsUsed) {
   const std::string want = Digest("whole");
   const std::string dir = scratch_ / "torn";

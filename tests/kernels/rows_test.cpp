@@ -192,7 +192,7 @@ void CheckAdamW() {
   const auto m0 = m.values(0);
   const auto v0 = v.values(0);
   const AdamWArgs args{0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.25f, 0.271f, 0.002997f};
-  ActiveKernels().adamw(w.row(0), m.row(0), v.row(0), g.row(0), n, args);
+  ActiveKernels().f32.adamw(w.row(0), m.row(0), v.row(0), g.row(0), n, args);
   Worst worst("adamw");
   for (idx i = 0; i < n; ++i) {
     const auto j = static_cast<std::size_t>(i);

@@ -149,8 +149,13 @@ TEST(TrainConfig, ExactModeRefusesWhatIsOffPolicy) {
   ExpectRefused({"rollout.top_p=0.9"}, "rollout.top_p", cure);
   ExpectRefused({"rollout.top_k=50"}, "rollout.top_k", cure);
   ExpectRefused({"rollout.min_p=0.05"}, "rollout.min_p", cure);
-  LoadTrainConfig("", {"train.mini_batch=8", "train.epochs=2", "rollout.top_p=0.9",
-                       "rollout.top_k=50", "rollout.min_p=0.05", "algorithm.exact=false"});
+  ExpectRefused({"rollout.repetition_penalty=1.1"}, "rollout.repetition_penalty", cure);
+  ExpectRefused({"rollout.presence_penalty=0.5"}, "rollout.presence_penalty", cure);
+  ExpectRefused({"rollout.frequency_penalty=-0.5"}, "rollout.frequency_penalty", cure);
+  LoadTrainConfig(
+      "", {"train.mini_batch=8", "train.epochs=2", "rollout.top_p=0.9", "rollout.top_k=50",
+           "rollout.min_p=0.05", "rollout.repetition_penalty=1.1", "rollout.presence_penalty=0.5",
+           "rollout.frequency_penalty=0.5", "algorithm.exact=false"});
   LoadTrainConfig("", {"train.mini_batch=16"});  // one step a batch all the same
 }
 

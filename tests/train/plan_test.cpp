@@ -36,6 +36,15 @@ TEST(MemoryPlan, PartsSumToTheTotalAndStayBelowTheBudget) {
   EXPECT_GT(plan.micro_batch, 0);
 }
 
+TEST(MemoryPlan, Bf16MomentsTakeHalf) {
+  TrainConfig config = SmallRun();
+  const MemoryPlan f32 = PlanMemory(config, SmallModel(), 8);
+  config.train.moments = "bf16";
+  const MemoryPlan half = PlanMemory(config, SmallModel(), 8);
+  EXPECT_EQ(2 * half.optimizer, f32.optimizer);
+  EXPECT_EQ(half.weights, f32.weights);
+}
+
 TEST(MemoryPlan, MoreRowsTakeMore) {
   const TrainConfig config = SmallRun();
   const ModelConfig model = SmallModel();
