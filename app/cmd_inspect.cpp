@@ -1,15 +1,20 @@
-// opo tokenize, opo logprobs, opo init, opo doctor: for checks against other systems, and of this
-// one.
+// opo tokenize, opo render, opo logprobs, opo init, opo doctor: for checks against other systems,
+// and of this one.
 #include <sys/utsname.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <map>
+#include <optional>
 #include <thread>
 
 #include "app/command.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/parallel.h"
 #include "model/load.h"
+#include "text/chat_template.h"
 #include "train/floor.h"
 
 namespace opo {
@@ -35,6 +40,94 @@ void RunTokenize(const TokenizeArguments& args) {
       ids = PromptOf(line, prompts, fmt::format("{}: line {}", args.input, number));
     }
     PrintJsonLine({{"ids", ids}});
+  }
+}
+
+struct RenderArguments {
+  std::string model, template_file, input = "-";
+};
+
+// A template that was read once, or why it cannot be used.
+struct ParsedTemplate {
+  std::optional<ChatTemplate> chat;
+  std::string error;
+};
+
+ParsedTemplate ParseTemplate(const std::string& source, const std::string& name) {
+  ParsedTemplate parsed;
+  try {
+    parsed.chat.emplace(source, name);
+  } catch (const Error& e) {
+    parsed.error = e.what();
+  }
+  return parsed;
+}
+
+// The names that a line gives to its template, and the model's own tokens where it has none. As in
+// transformers `variables` come last, and a token that is null is a name that does not exist.
+ordered_json RenderVariables(const ordered_json& line, const ordered_json& model_tokens,
+                             const std::string& where) {
+  ordered_json variables = model_tokens;
+  for (const char* name : {"bos_token", "eos_token", "tools", "documents"}) {
+    if (line.contains(name) && !line[name].is_null()) variables[name] = line[name];
+  }
+  if (!line.contains("variables")) return variables;
+  if (!line["variables"].is_object()) {
+    Fail(ErrorCode::kInput, "{}: `variables` is not an object of names and values", where);
+  }
+  variables.update(line["variables"]);
+  return variables;
+}
+
+void RunRender(const RenderArguments& args) {
+  ordered_json model_tokens = ordered_json::object();
+  std::map<std::string, ParsedTemplate> templates;
+  if (!args.model.empty()) {
+    const Tokenizer tokenizer = Tokenizer::Load(args.model);
+    if (tokenizer.chat_template().empty()) {
+      Fail(ErrorCode::kInput, "{}: has no chat template; give one with --template", args.model);
+    }
+    templates.emplace(args.model, ParseTemplate(tokenizer.chat_template(), "chat_template"));
+    const TokenId eos = tokenizer.eos_ids().empty() ? -1 : tokenizer.eos_ids().front();
+    for (const auto& [name, id] :
+         {std::pair{"bos_token", tokenizer.bos_id()}, std::pair{"eos_token", eos}}) {
+      if (id >= 0) model_tokens[name] = tokenizer.SpecialText(id);
+    }
+  }
+  const std::filesystem::path folder =
+      args.input == "-" ? "" : std::filesystem::path(args.input).parent_path();
+  idx number = 0;
+  for (const ordered_json& line : ReadJsonLines(args.input)) {
+    const std::string where = fmt::format("{}: line {}", args.input, ++number);
+    std::string name = args.model.empty() ? args.template_file : args.model;
+    if (name.empty()) {
+      if (!line.contains("template") || !line["template"].is_string()) {
+        Fail(ErrorCode::kInput, "{}: names no `template`; give one with --template or --model",
+             where);
+      }
+      name = (folder / line["template"].get<std::string>()).string();
+    }
+    if (!line.contains("messages") || !line["messages"].is_array()) {
+      Fail(ErrorCode::kInput, "{}: `messages` is not a list", where);
+    }
+    const ordered_json generation = line.value("add_generation_prompt", ordered_json(false));
+    if (!generation.is_boolean()) {
+      Fail(ErrorCode::kInput, "{}: `add_generation_prompt` is neither true nor false", where);
+    }
+    const ordered_json variables = RenderVariables(line, model_tokens, where);
+    auto found = templates.find(name);
+    if (found == templates.end()) {
+      found = templates.emplace(name, ParseTemplate(ReadFile(name), name)).first;
+    }
+    const ParsedTemplate& parsed = found->second;
+    ordered_json result;
+    try {
+      if (!parsed.chat.has_value()) Fail(ErrorCode::kInput, "{}", parsed.error);
+      result["text"] = parsed.chat->Render(line["messages"], generation.get<bool>(), variables);
+    } catch (const Error& e) {
+      result["error"] = e.what();
+    }
+    PrintJsonLine(result);
   }
 }
 
@@ -189,6 +282,31 @@ void AddTokenize(CLI::App& app, int&) {
   verb->add_flag("--special", args->special,
                  "markup of special tokens in `text` is not plain text");
   verb->callback([args] { RunTokenize(*args); });
+}
+
+void AddRender(CLI::App& app, int&) {
+  auto args = std::make_shared<RenderArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "render",
+      "conversations through a chat template: JSON lines in, {\"text\"} or {\"error\"} out");
+  auto* file = verb->add_option("--template", args->template_file,
+                                "a Jinja file, for every line; without it (and --model) each line "
+                                "names its `template`, a path from the input's folder");
+  verb->add_option("--model", args->model,
+                   "a .gguf file or a folder with tokenizer files: its own template, and its "
+                   "bos_token and eos_token for lines without")
+      ->excludes(file);
+  verb->add_option(
+          "--input", args->input,
+          "lines with `messages` and, as far as they differ from these defaults, "
+          "`add_generation_prompt` (false), `bos_token`, `eos_token`, `tools`, `documents` "
+          "and `variables` (an object of further names); -: standard input")
+      ->capture_default_str();
+  verb->footer(
+      "One line comes out for each line in, in order. A template that refuses a conversation, or "
+      "that asks for what\nis outside the subset of Jinja, gives {\"error\"} with file, line and "
+      "reason, and the next line follows.");
+  verb->callback([args] { RunRender(*args); });
 }
 
 void AddLogprobs(CLI::App& app, int&) {

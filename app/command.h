@@ -64,6 +64,7 @@ void AddEval(CLI::App& app, int& exit_code);
 void AddGenerate(CLI::App& app, int& exit_code);
 void AddChat(CLI::App& app, int& exit_code);
 void AddTokenize(CLI::App& app, int& exit_code);
+void AddRender(CLI::App& app, int& exit_code);
 void AddLogprobs(CLI::App& app, int& exit_code);
 void AddInit(CLI::App& app, int& exit_code);
 void AddConvert(CLI::App& app, int& exit_code);

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   opo::AddGenerate(app, exit_code);
   opo::AddChat(app, exit_code);
   opo::AddTokenize(app, exit_code);
+  opo::AddRender(app, exit_code);
   opo::AddLogprobs(app, exit_code);
   opo::AddInit(app, exit_code);
   opo::AddConvert(app, exit_code);

@@ -12,6 +12,25 @@ struct ChatTemplate::Impl {
   jinja::Body body;
 };
 
+namespace {
+
+// As transformers does: reasoning is there under the two names that templates read, whichever of
+// three names the message gives it.
+nlohmann::ordered_json WithReasoningNames(const nlohmann::ordered_json& message) {
+  if (!message.is_object()) return message;
+  for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
+    const auto found = message.find(name);
+    if (found == message.end() || found->is_null()) continue;
+    nlohmann::ordered_json renamed = {{"thinking", *found}};
+    renamed.update(message);
+    renamed["reasoning_content"] = *found;
+    return renamed;
+  }
+  return message;
+}
+
+}  // namespace
+
 ChatTemplate::ChatTemplate(const std::string& source, const std::string& name)
     : impl_(std::make_unique<Impl>()) {
   impl_->name = name;
@@ -37,7 +56,9 @@ std::string ChatTemplate::Render(const nlohmann::ordered_json& messages, bool ad
       names.emplace_back(name, jinja::Value(jinja::None{}));
     }
   }
-  names.emplace_back("messages", jinja::FromJson(messages, meter));
+  nlohmann::ordered_json named = messages;
+  for (nlohmann::ordered_json& message : named) message = WithReasoningNames(message);
+  names.emplace_back("messages", jinja::FromJson(named, meter));
   names.emplace_back("add_generation_prompt", jinja::Value(add_generation_prompt));
   return jinja::Run(impl_->body, names, meter);
 }

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <cmath>
-#include <ctime>
 
 #include "text/jinja_library.h"
 #include "text/jinja_syntax.h"
@@ -13,16 +11,12 @@ struct Scope {
   std::unordered_map<std::string, Value> names;
 };
 
-struct Macro {
-  const Stmt* stmt = nullptr;
-  std::weak_ptr<Scope> scope;  // weak: the scope holds the macro
-};
-
 namespace {
 
 using NamespacePtr = std::shared_ptr<Namespace>;
 using LoopPtr = std::shared_ptr<LoopState>;
 using MacroPtr = std::shared_ptr<const Macro>;
+using MethodPtr = std::shared_ptr<const Method>;
 using ScopePtr = std::shared_ptr<Scope>;
 
 constexpr int kMaxDepth = 600;  // of expressions, tags and macro calls inside each other
@@ -44,7 +38,9 @@ class Interpreter {
                     {"namespace", Builtin::kNamespace},
                     {"range", Builtin::kRange},
                     {"strftime_now", Builtin::kStrftimeNow},
-                    {"dict", Builtin::kDict}};
+                    {"dict", Builtin::kDict},
+                    {"cycler", Builtin::kCycler},
+                    {"joiner", Builtin::kJoiner}};
     for (const auto& [name, value] : variables) scope->names[name] = value;
     Execute(body, scope, out);
   }
@@ -86,45 +82,53 @@ class Interpreter {
       case StmtKind::kText:
         Write(stmt.text, out);
         return Flow::kNext;
-      case StmtKind::kOutput: {
-        const Value value = Evaluate(*stmt.expr, scope);
-        Write(value.IsText() ? value.text() : ToText(value, meter_), out);
+      case StmtKind::kOutput:
+        for (const ExprPtr& expr : stmt.exprs) {
+          const Value value = Evaluate(*expr, scope);
+          Write(value.IsText() ? value.text() : ToText(value, meter_), out);
+        }
         return Flow::kNext;
-      }
       case StmtKind::kIf:
         for (const auto& [condition, body] : stmt.branches) {
           if (Truth(Evaluate(*condition, scope))) return Execute(body, scope, out);
         }
         return Execute(stmt.body, scope, out);
       case StmtKind::kFor:
-        For(stmt, scope, out);
+        For(stmt, scope, Evaluate(*stmt.expr, scope), 0, out);
         return Flow::kNext;
       case StmtKind::kSet:
-        Set(stmt, scope, Evaluate(*stmt.expr, scope));
+        Assign(stmt.target, Evaluate(*stmt.expr, scope), scope);
         return Flow::kNext;
-      case StmtKind::kSetBlock:
-        Set(stmt, scope, Value(BodyText(stmt.body, scope)));
+      case StmtKind::kSetBlock: {
+        Value text(BodyText(stmt.body, scope));
+        if (stmt.expr != nullptr) text = Filtered(*stmt.expr, text, scope);
+        Assign(stmt.target, text, scope);
         return Flow::kNext;
+      }
       case StmtKind::kMacro:
         scope->names[stmt.text] =
             Value(MacroPtr(std::make_shared<const Macro>(Macro{&stmt, scope})));
         return Flow::kNext;
-      case StmtKind::kFilter: {
-        const Value body = Value(BodyText(stmt.body, scope));
-        const Value value = ApplyFilter(stmt.expr->name, body, Given(*stmt.expr, scope), meter_);
+      case StmtKind::kCallBlock: {
+        const Value caller(MacroPtr(std::make_shared<const Macro>(Macro{&stmt, scope})));
+        const Value value = Call(*stmt.expr, scope, &caller);
         Write(ToText(value, meter_), out);
         return Flow::kNext;
       }
+      case StmtKind::kFilter:
+        Write(ToText(Filtered(*stmt.expr, Value(BodyText(stmt.body, scope)), scope), meter_), out);
+        return Flow::kNext;
       case StmtKind::kWith: {
         const auto inner = std::make_shared<Scope>();
-        for (std::size_t i = 0; i < stmt.targets.size(); ++i) {
-          inner->names[stmt.targets[i]] = Evaluate(*stmt.defaults[i], scope);
+        for (std::size_t i = 0; i < stmt.parameters.size(); ++i) {
+          inner->names[stmt.parameters[i]] = Evaluate(*stmt.defaults[i], scope);
         }
         inner->parent = scope;
         return Execute(stmt.body, inner, out);
       }
-      case StmtKind::kBlock:
-        return Execute(stmt.body, scope, out);
+      case StmtKind::kScope:
+        Write(BodyText(stmt.body, scope), out);
+        return Flow::kNext;
       case StmtKind::kBreak:
         return Flow::kBreak;
       case StmtKind::kContinue:
@@ -141,59 +145,75 @@ class Interpreter {
     return text;
   }
 
-  void Assign(const std::vector<std::string>& targets, const Value& value, Scope& scope) {
-    if (targets.size() == 1) {
-      scope.names[targets[0]] = value;
-      return;
-    }
-    const std::vector<Value> parts = Elements(value, meter_);
-    if (parts.size() != targets.size()) {
-      meter_.Error("{} values for {} names", parts.size(), targets.size());
-    }
-    for (std::size_t i = 0; i < targets.size(); ++i) scope.names[targets[i]] = parts[i];
+  // The filters of a block, from the inside out.
+  Value Filtered(const Expr& filter, const Value& text, const ScopePtr& scope) {
+    const Value value = filter.args[0] == nullptr ? text : Filtered(*filter.args[0], text, scope);
+    const Arguments given = Given(filter, scope);
+    meter_.set_line(filter.line);
+    return ApplyFilter(filter.name, value, given, meter_);
   }
 
-  void Set(const Stmt& stmt, const ScopePtr& scope, const Value& value) {
-    if (stmt.attribute.empty()) {
-      Assign(stmt.targets, value, *scope);
+  void Assign(const Target& target, const Value& value, const ScopePtr& scope) {
+    if (target.tuple) {
+      const std::vector<Value> parts = Elements(value, meter_);
+      if (parts.size() != target.parts.size()) {
+        meter_.Error("{} values for {} names", parts.size(), target.parts.size());
+      }
+      for (std::size_t i = 0; i < parts.size(); ++i) Assign(target.parts[i], parts[i], scope);
       return;
     }
-    const Value target = Lookup(stmt.targets[0], scope);
-    if (!target.Is<NamespacePtr>()) {
-      meter_.Error("sets {}.{}, which only a namespace can", stmt.targets[0], stmt.attribute);
+    if (target.attribute.empty()) {
+      scope->names[target.name] = value;
+      return;
     }
-    target.As<NamespacePtr>()->attributes[stmt.attribute] = value;
+    const Value holder = Lookup(target.name, scope);
+    if (!holder.Is<NamespacePtr>()) {
+      meter_.Error("sets {}.{}, which only a namespace can", target.name, target.attribute);
+    }
+    SetAttribute(*holder.As<NamespacePtr>(), target.attribute, value, meter_);
   }
 
-  void For(const Stmt& stmt, const ScopePtr& scope, std::string& out) {
-    std::vector<Value> items = Elements(Evaluate(*stmt.expr, scope), meter_);
+  void For(const Stmt& stmt, const ScopePtr& scope, const Value& sequence, int depth0,
+           std::string& out) {
+    NeedIterable(sequence);
+    std::vector<Value> items = Elements(sequence, meter_);
     if (stmt.filter != nullptr) {
       std::vector<Value> kept;
       for (Value& item : items) {
         const auto inner = std::make_shared<Scope>();
         inner->parent = scope;
-        Assign(stmt.targets, item, *inner);
+        Assign(stmt.target, item, inner);
         if (Truth(Evaluate(*stmt.filter, inner))) kept.push_back(std::move(item));
       }
       items = std::move(kept);
     }
     if (items.empty()) {
-      Execute(stmt.otherwise, scope, out);
+      out += BodyText(stmt.otherwise, scope);
       return;
     }
     const auto loop = std::make_shared<LoopState>();
     loop->items = MakeList(std::move(items), meter_).As<List>();
-    loop->depth0 = loop_depth_;
-    ++loop_depth_;
+    loop->depth0 = depth0;
+    loop->recursive = stmt.recursive ? &stmt : nullptr;
+    loop->scope = scope;
+    struct Forget {  // what changed() saw may hold the loop itself
+      LoopState& loop;
+      ~Forget() { loop.changed.reset(); }
+    } const forget{*loop};
     for (; loop->index0 < loop->items->items.size(); ++loop->index0) {
       meter_.Step();
       const auto inner = std::make_shared<Scope>();  // nothing set in a turn lives into the next
       inner->parent = scope;
       inner->names["loop"] = Value(loop);
-      Assign(stmt.targets, loop->items->items[loop->index0], *inner);
+      Assign(stmt.target, loop->items->items[loop->index0], inner);
       if (Execute(stmt.body, inner, out) == Flow::kBreak) break;
     }
-    --loop_depth_;
+  }
+
+  void NeedIterable(const Value& value) {
+    if (value.IsNumber() || value.Is<None>()) {
+      meter_.Error("a loop over a {}", TypeName(value));
+    }
   }
 
   // --- expressions ---
@@ -217,7 +237,8 @@ class Interpreter {
         return Lookup(expr.name, scope);
       case ExprKind::kList:
       case ExprKind::kTuple:
-        return MakeList(EvaluateAll(expr, 0, scope), meter_, expr.kind == ExprKind::kTuple);
+        return MakeList(EvaluateAll(expr, 0, scope), meter_,
+                        expr.kind == ExprKind::kTuple ? ListKind::kTuple : ListKind::kList);
       case ExprKind::kDict:
         return DictLiteral(expr, scope);
       case ExprKind::kAttribute: {
@@ -230,7 +251,7 @@ class Interpreter {
         return GetItem(object, Evaluate(*expr.args[1], scope), meter_);
       }
       case ExprKind::kSlice:
-        return Slice(expr, scope);
+        return SliceOf(expr, scope);
       case ExprKind::kCall:
         return Call(expr, scope);
       case ExprKind::kFilter: {
@@ -248,16 +269,26 @@ class Interpreter {
       case ExprKind::kNegative:
       case ExprKind::kPositive: {
         const Value value = Evaluate(*expr.args[0], scope);
+        NeedDefined(value, meter_);
         if (!value.IsNumber()) meter_.Error("a sign before a {}", TypeName(value));
         const bool negative = expr.kind == ExprKind::kNegative;
         if (value.Is<double>()) return Value(negative ? -value.number() : value.number());
-        return Integer('-', negative ? 0 : value.integer(), negative ? value.integer() : 0);
+        return Arithmetic(negative ? "-" : "+", Value(std::int64_t{0}), value, meter_);
       }
       case ExprKind::kBinary: {
         const Value left = Evaluate(*expr.args[0], scope);
         const Value right = Evaluate(*expr.args[1], scope);
         meter_.set_line(expr.line);
-        return Binary(expr.name, left, right);
+        return Arithmetic(expr.name, left, right, meter_);
+      }
+      case ExprKind::kConcatenate: {
+        std::string text;
+        for (const ExprPtr& arg : expr.args) {
+          const std::string part = ToText(Evaluate(*arg, scope), meter_);
+          text += part;
+          meter_.Grow(part.size(), text.size());
+        }
+        return Value(std::move(text));
       }
       case ExprKind::kCompare:
         return CompareChain(expr, scope);
@@ -292,124 +323,44 @@ class Interpreter {
     for (const auto& [name, arg] : expr.named) {
       given.named.emplace_back(name, Evaluate(*arg, scope));
     }
+    if (expr.star != nullptr) {
+      const std::vector<Value> more = Elements(Evaluate(*expr.star, scope), meter_);
+      given.positional.insert(given.positional.end(), more.begin(), more.end());
+    }
+    if (expr.double_star != nullptr) {
+      const Value more = Evaluate(*expr.double_star, scope);
+      if (!more.Is<Dict>()) meter_.Error("** of a {}", TypeName(more));
+      for (const auto& [key, value] : more.As<Dict>()->items) {
+        if (!key.IsText()) meter_.Error("** of a dict with a {} as a key", TypeName(key));
+        meter_.Step(1 + static_cast<std::int64_t>(given.named.size() / 8));
+        for (const auto& other : given.named) {
+          if (other.first == key.text())
+            meter_.Error("the argument {} is given twice", other.first);
+        }
+        given.named.emplace_back(key.text(), value);
+      }
+    }
     return given;
   }
 
   Value DictLiteral(const Expr& expr, const ScopePtr& scope) {
-    std::vector<std::pair<std::string, Value>> items;
+    std::vector<std::pair<Value, Value>> items;
     for (std::size_t i = 0; i < expr.args.size(); i += 2) {
-      const Value key = Evaluate(*expr.args[i], scope);
-      if (!key.IsText()) meter_.Error("a {} as a key is outside the subset", TypeName(key));
-      Value value = Evaluate(*expr.args[i + 1], scope);
-      meter_.Step(static_cast<std::int64_t>(items.size() / 8));
-      const auto same = std::find_if(items.begin(), items.end(),
-                                     [&](const auto& item) { return item.first == key.text(); });
-      if (same != items.end()) {
-        same->second = std::move(value);
-      } else {
-        items.emplace_back(key.text(), std::move(value));
-      }
+      Value key = Evaluate(*expr.args[i], scope);
+      items.emplace_back(std::move(key), Evaluate(*expr.args[i + 1], scope));
     }
     return MakeDict(std::move(items), meter_);
   }
 
-  Value Slice(const Expr& expr, const ScopePtr& scope) {
+  Value SliceOf(const Expr& expr, const ScopePtr& scope) {
     const Value object = Evaluate(*expr.args[0], scope);
     Value bounds[3];
     for (std::size_t i = 0; i < 3; ++i) {
-      if (expr.args[i + 1] != nullptr) bounds[i] = Evaluate(*expr.args[i + 1], scope);
-      if (expr.args[i + 1] == nullptr || bounds[i].Is<None>()) {
-        bounds[i] = Value(None{});
-      } else if (!bounds[i].IsInteger()) {
-        meter_.Error("a slice bound is a {}", TypeName(bounds[i]));
-      }
+      const ExprPtr& bound = expr.args[i + 1];
+      bounds[i] = bound != nullptr ? Evaluate(*bound, scope) : Value(None{});
     }
-    if (!object.IsText() && !object.Is<List>()) {
-      if (object.Is<Undefined>()) return GetAttribute(object, "", meter_);
-      meter_.Error("a slice of a {}", TypeName(object));
-    }
-    const std::vector<Value> items = Elements(object, meter_);
-    const auto size = static_cast<std::int64_t>(items.size());
-    std::int64_t step = bounds[2].Is<None>() ? 1 : bounds[2].integer();
-    if (step == 0) meter_.Error("a slice with step 0");
-    step = std::clamp(step, -size - 1, size + 1);
-    const auto bound = [&](const Value& value, std::int64_t otherwise) {
-      if (value.Is<None>()) return otherwise;
-      const std::int64_t at = value.integer();
-      const std::int64_t low = step < 0 ? -1 : 0;
-      const std::int64_t high = step < 0 ? size - 1 : size;
-      return std::clamp(at < 0 ? at + size : at, low, high);
-    };
-    const std::int64_t start = bound(bounds[0], step < 0 ? size - 1 : 0);
-    const std::int64_t stop = bound(bounds[1], step < 0 ? -1 : size);
-    std::vector<Value> taken;
-    for (std::int64_t i = start; step < 0 ? i > stop : i < stop; i += step) {
-      taken.push_back(items[static_cast<std::size_t>(i)]);
-    }
-    if (object.Is<List>()) return MakeList(std::move(taken), meter_, object.As<List>()->tuple);
-    std::string text;
-    for (const Value& c : taken) text += c.text();
-    return Value(std::move(text));
-  }
-
-  Value Integer(char op, std::int64_t a, std::int64_t b) {
-    std::int64_t result = 0;
-    const bool overflow = op == '+'   ? __builtin_add_overflow(a, b, &result)
-                          : op == '-' ? __builtin_sub_overflow(a, b, &result)
-                                      : __builtin_mul_overflow(a, b, &result);
-    if (overflow) meter_.Error("a number beyond 64 bits");
-    return Value(result);
-  }
-
-  Value Binary(const std::string& op, const Value& a, const Value& b) {
-    if (op == "~") return Concatenate(ToText(a, meter_), ToText(b, meter_));
-    for (const Value* side : {&a, &b}) {
-      if (side->Is<Undefined>()) GetAttribute(*side, "", meter_);  // fails: it is undefined
-    }
-    if (op == "+" && a.IsText() && b.IsText()) return Concatenate(a.text(), b.text());
-    if (op == "+" && a.Is<List>() && b.Is<List>() && a.As<List>()->tuple == b.As<List>()->tuple) {
-      std::vector<Value> items = a.As<List>()->items;
-      items.insert(items.end(), b.As<List>()->items.begin(), b.As<List>()->items.end());
-      return MakeList(std::move(items), meter_, a.As<List>()->tuple);
-    }
-    if (op == "*" && a.IsText() != b.IsText() && (a.IsInteger() || b.IsInteger())) {
-      const std::string& text = a.IsText() ? a.text() : b.text();
-      const std::int64_t times = std::max<std::int64_t>(0, a.IsText() ? b.integer() : a.integer());
-      if (!text.empty() && times > static_cast<std::int64_t>(kMaxTextBytes / text.size())) {
-        meter_.Text(kMaxTextBytes + 1);
-      }
-      std::string out;
-      for (std::int64_t i = 0; i < times && !text.empty(); ++i) out += text;
-      meter_.Text(out.size());
-      return Value(std::move(out));
-    }
-    if (!a.IsNumber() || !b.IsNumber()) {
-      meter_.Error("the operator {} between a {} and a {}", op, TypeName(a), TypeName(b));
-    }
-    const bool division = op == "/" || op == "//" || op == "%";
-    if (division && b.number() == 0) meter_.Error("division by zero");
-    if (op == "/") return Value(a.number() / b.number());
-    if (a.IsInteger() && b.IsInteger()) {
-      const std::int64_t x = a.integer();
-      const std::int64_t y = b.integer();
-      if (!division) return Integer(op[0], x, y);
-      if (y == -1) return op == "%" ? Value(std::int64_t{0}) : Integer('-', 0, x);
-      const bool down = x % y != 0 && (x < 0) != (y < 0);  // Python rounds down, not to zero
-      return op == "%" ? Value(x % y + (down ? y : 0)) : Value(x / y - (down ? 1 : 0));
-    }
-    const double x = a.number();
-    const double y = b.number();
-    if (op == "+") return Value(x + y);
-    if (op == "-") return Value(x - y);
-    if (op == "*") return Value(x * y);
-    if (op == "//") return Value(std::floor(x / y));
-    const double rest = std::fmod(x, y);
-    return Value(rest != 0 && (rest < 0) != (y < 0) ? rest + y : rest);
-  }
-
-  Value Concatenate(const std::string& a, const std::string& b) {
-    meter_.Text(a.size() + b.size());
-    return Value(a + b);
+    meter_.set_line(expr.line);
+    return Slice(object, bounds, meter_);
   }
 
   Value CompareChain(const Expr& expr, const ScopePtr& scope) {
@@ -424,9 +375,8 @@ class Interpreter {
       } else if (op == "in" || op == "not in") {
         holds = Contains(right, left, meter_) == (op == "in");
       } else {
-        for (const Value* side : {static_cast<const Value*>(&left), &right}) {
-          if (side->Is<Undefined>()) GetAttribute(*side, "", meter_);
-        }
+        NeedDefined(left, meter_);
+        NeedDefined(right, meter_);
         const int order = Compare(left, right, meter_);
         holds = op == "<"    ? order < 0
                 : op == ">"  ? order > 0
@@ -439,30 +389,58 @@ class Interpreter {
     return Value(true);
   }
 
-  Value Call(const Expr& expr, const ScopePtr& scope) {
+  // `caller`: of a call block, else null.
+  Value Call(const Expr& expr, const ScopePtr& scope, const Value* caller = nullptr) {
     const Expr& callee = *expr.args[0];
     if (callee.kind == ExprKind::kAttribute) {
       const Value object = Evaluate(*callee.args[0], scope);
-      const Arguments given = Given(expr, scope);
+      Arguments given = Given(expr, scope);
       meter_.set_line(expr.line);
-      if (object.Is<NamespacePtr>()) {
-        return CallValue(callee.name, GetAttribute(object, callee.name, meter_), given);
-      }
-      return CallMethod(object, callee.name, given, meter_);
+      if (caller != nullptr) given.named.emplace_back("caller", *caller);
+      const Value function = GetAttribute(object, callee.name, meter_);
+      if (function.Is<Undefined>()) return CallMethod(object, callee.name, given, meter_);
+      return CallValue(callee.name, function, given);
     }
     const Value function = Evaluate(callee, scope);
-    const Arguments given = Given(expr, scope);
+    Arguments given = Given(expr, scope);
+    if (caller != nullptr) given.named.emplace_back("caller", *caller);
     meter_.set_line(expr.line);
     return CallValue(callee.name, function, given);
   }
 
   Value CallValue(const std::string& name, const Value& function, const Arguments& given) {
-    if (function.Is<Builtin>()) return CallBuiltin(function.As<Builtin>(), given);
+    if (function.Is<Builtin>())
+      return CallBuiltin(function.As<Builtin>(), given, namespaces_, meter_);
     if (function.Is<MacroPtr>()) return CallMacro(*function.As<MacroPtr>(), given);
+    if (function.Is<LoopPtr>()) return CallLoop(*function.As<LoopPtr>(), given);
+    if (function.Is<MethodPtr>()) {
+      const Method& method = *function.As<MethodPtr>();
+      return CallMethod(method.object, method.name, given, meter_);
+    }
+    if (function.Is<std::shared_ptr<Joiner>>()) {
+      Joiner& joiner = *function.As<std::shared_ptr<Joiner>>();
+      given.Bind("joiner", {}, meter_);
+      if (std::exchange(joiner.used, true)) return joiner.separator;
+      return Value(std::string());
+    }
     if (function.Is<Undefined>()) {
-      meter_.Error("the function {} is outside the subset of Jinja that is supported", name);
+      const auto& what = function.As<Undefined>().what;
+      meter_.Error("the function {} is outside the subset of Jinja that is supported ({})", name,
+                   what != nullptr ? *what : "it is undefined");
     }
     meter_.Error("calls {}, which is a {}", name.empty() ? "a value" : name, TypeName(function));
+  }
+
+  Value CallLoop(const LoopState& loop, const Arguments& given) {
+    const Depth depth(*this);
+    const ScopePtr scope = loop.scope.lock();
+    if (loop.recursive == nullptr || scope == nullptr) {
+      meter_.Error("calls a loop that is not recursive");
+    }
+    const Value sequence = given.Bind("loop", {"iterable"}, meter_)[0];
+    std::string text;
+    For(*loop.recursive, scope, sequence, loop.depth0 + 1, text);
+    return Value(std::move(text));
   }
 
   Value CallMacro(const Macro& macro, const Arguments& given) {
@@ -472,96 +450,56 @@ class Interpreter {
     if (outer == nullptr) meter_.Error("calls the macro {} after its scope has ended", stmt.text);
     const auto inner = std::make_shared<Scope>();
     inner->parent = outer;
-    if (given.positional.size() > stmt.targets.size()) {
-      meter_.Error("the macro {} takes at most {} arguments, got {}", stmt.text,
-                   stmt.targets.size(), given.positional.size());
-    }
+    const std::size_t num_parameters = stmt.parameters.size();
+    std::vector<Value> rest;
     for (std::size_t i = 0; i < given.positional.size(); ++i) {
-      inner->names[stmt.targets[i]] = given.positional[i];
+      if (i < num_parameters) {
+        inner->names[stmt.parameters[i]] = given.positional[i];
+      } else {
+        rest.push_back(given.positional[i]);
+      }
     }
+    if (!rest.empty() && !stmt.uses_varargs) {
+      meter_.Error("the macro {} takes at most {} arguments, got {}", stmt.text, num_parameters,
+                   given.positional.size());
+    }
+    std::vector<std::pair<Value, Value>> more;
+    Value caller = Value::MakeUndefined("No caller defined");
     for (const auto& [name, value] : given.named) {
-      const bool known =
-          std::find(stmt.targets.begin(), stmt.targets.end(), name) != stmt.targets.end();
-      if (!known || !inner->names.emplace(name, value).second) {
+      const auto found = std::find(stmt.parameters.begin(), stmt.parameters.end(), name);
+      const auto place = static_cast<std::size_t>(found - stmt.parameters.begin());
+      if (found != stmt.parameters.end() && place >= given.positional.size()) {
+        inner->names[name] = value;
+      } else if (name == "caller" && stmt.uses_caller) {
+        caller = value;
+      } else if (stmt.uses_kwargs && name != "caller") {
+        more.emplace_back(Value(name), value);
+      } else {
         meter_.Error("the macro {} does not take the argument {}", stmt.text, name);
       }
     }
-    for (std::size_t i = 0; i < stmt.targets.size(); ++i) {
-      if (inner->names.contains(stmt.targets[i])) continue;
-      inner->names[stmt.targets[i]] =
-          stmt.defaults[i] != nullptr ? Evaluate(*stmt.defaults[i], inner)
-                                      : Value::MakeUndefined(fmt::format(
-                                            "parameter '{}' was not provided", stmt.targets[i]));
+    for (std::size_t i = 0; i < num_parameters; ++i) {
+      const std::string& name = stmt.parameters[i];
+      if (inner->names.contains(name)) continue;
+      inner->names[name] =
+          stmt.defaults[i] != nullptr
+              ? Evaluate(*stmt.defaults[i], inner)
+              : Value::MakeUndefined(fmt::format("parameter '{}' was not provided", name));
+    }
+    if (stmt.uses_varargs) {
+      inner->names.emplace("varargs", MakeList(std::move(rest), meter_, ListKind::kTuple));
+    }
+    if (stmt.uses_kwargs) inner->names.emplace("kwargs", MakeDict(std::move(more), meter_));
+    if (stmt.uses_caller && stmt.kind == StmtKind::kMacro) {
+      inner->names.emplace("caller", std::move(caller));
     }
     std::string text;
     Execute(stmt.body, inner, text);
     return Value(std::move(text));
   }
 
-  Value CallBuiltin(Builtin builtin, const Arguments& given) {
-    switch (builtin) {
-      case Builtin::kRaiseException: {  // does not come back
-        const Value message = given.Bind("raise_exception", {"message"}, meter_)[0];
-        meter_.Error("the template refuses these messages: {}", ToText(message, meter_));
-      }
-      case Builtin::kNamespace: {
-        if (given.positional.size() > 1) meter_.Error("namespace takes at most one dict");
-        const auto made = std::make_shared<Namespace>();
-        namespaces_.push_back(made);
-        if (given.positional.size() == 1) {
-          if (!given.positional[0].Is<Dict>()) meter_.Error("namespace takes a dict");
-          for (const auto& [name, value] : given.positional[0].As<Dict>()->items) {
-            made->attributes[name] = value;
-          }
-        }
-        for (const auto& [name, value] : given.named) made->attributes[name] = value;
-        return Value(made);
-      }
-      case Builtin::kDict: {
-        if (!given.positional.empty()) meter_.Error("dict() of a value is outside the subset");
-        return MakeDict(given.named, meter_);
-      }
-      case Builtin::kRange:
-        return Range(given);
-      case Builtin::kStrftimeNow: {
-        const Value format = given.Bind("strftime_now", {"format"}, meter_)[0];
-        if (!format.IsText()) meter_.Error("strftime_now needs a text");
-        const std::time_t now = std::time(nullptr);
-        std::tm local{};
-        localtime_r(&now, &local);
-        char buffer[256];
-        const std::size_t size =
-            std::strftime(buffer, sizeof(buffer), format.text().c_str(), &local);
-        return Value(std::string(buffer, size));
-      }
-    }
-    return Value();
-  }
-
-  Value Range(const Arguments& given) {
-    std::int64_t bounds[3] = {0, 0, 1};
-    const std::size_t n = given.positional.size();
-    if (n < 1 || n > 3 || !given.named.empty()) meter_.Error("range takes 1 to 3 numbers");
-    for (std::size_t i = 0; i < n; ++i) {
-      if (!given.positional[i].IsInteger()) meter_.Error("range takes integers");
-      bounds[n == 1 ? 1 : i] = given.positional[i].integer();
-    }
-    const auto [start, stop, step] = bounds;
-    if (step == 0) meter_.Error("range with step 0");
-    std::vector<Value> items;
-    for (std::int64_t i = start; step < 0 ? i > stop : i < stop;) {
-      if (items.size() >= static_cast<std::size_t>(kMaxRange)) {
-        meter_.Error("range of more than {} numbers", kMaxRange);
-      }
-      items.push_back(Value(i));
-      if (__builtin_add_overflow(i, step, &i)) break;
-    }
-    return MakeList(std::move(items), meter_);
-  }
-
   Meter& meter_;
   int depth_ = 0;
-  int loop_depth_ = 0;
   std::vector<NamespacePtr> namespaces_;
 };
 

@@ -23,13 +23,14 @@ enum class ExprKind {
   kAttribute,    // args[0].name
   kItem,         // args[0][args[1]]
   kSlice,        // args[0][args[1]:args[2]:args[3]], each of the three may be null
-  kCall,         // args[0](args[1...], named)
-  kFilter,       // args[0] | name(args[1...], named); args[0] is null in a filter block
-  kTest,         // args[0] is name(args[1...], named)
+  kCall,         // args[0](args[1...], named, *star, **double_star)
+  kFilter,       // args[0] | name(args[1...], ...); args[0] is null where a block is filtered
+  kTest,         // args[0] is name(args[1...], ...)
   kNot,          // args[0]
   kNegative,     // args[0]
   kPositive,     // args[0]
   kBinary,       // args[0] name args[1], an arithmetic operator
+  kConcatenate,  // args[0] ~ args[1] ~ ...
   kCompare,      // args[0] ops[0] args[1] ops[1] args[2] ...
   kAnd,          // args
   kOr,           // args
@@ -44,23 +45,33 @@ struct Expr {
   Value value;
   std::vector<ExprPtr> args;
   std::vector<std::pair<std::string, ExprPtr>> named;
+  ExprPtr star, double_star;
   std::vector<std::string> ops;
+};
+
+// What a loop or {% set %} assigns to: name, name.attribute, or several of them in a tuple.
+struct Target {
+  std::string name;
+  std::string attribute;
+  std::vector<Target> parts;
+  bool tuple = false;
 };
 
 struct Stmt;
 using Body = std::vector<std::unique_ptr<Stmt>>;
 
 enum class StmtKind {
-  kText,      // text
-  kOutput,    // expr
-  kIf,        // branches, body: the else part
-  kFor,       // targets, expr, filter, body, otherwise
-  kSet,       // targets (or targets[0].attribute), expr
-  kSetBlock,  // targets[0] (.attribute), body
-  kMacro,     // text: its name, targets: parameters, defaults, body
-  kFilter,    // expr: a kFilter, body
-  kWith,      // targets, defaults: their values, body
-  kBlock,     // body
+  kText,       // text
+  kOutput,     // exprs
+  kIf,         // branches, body: the else part
+  kFor,        // target, expr, filter, body, otherwise, recursive
+  kSet,        // target, expr
+  kSetBlock,   // target, expr: a kFilter or null, body
+  kMacro,      // text: its name, parameters, defaults, body, uses_...
+  kCallBlock,  // expr: a kCall; parameters, defaults, body: of the caller
+  kFilter,     // expr: a kFilter, body
+  kWith,       // parameters: its names, defaults: their values, body
+  kScope,      // body, with names of its own
   kBreak,
   kContinue,
 };
@@ -69,14 +80,17 @@ struct Stmt {
   StmtKind kind = StmtKind::kText;
   int line = 1;
   std::string text;
-  std::string attribute;
-  std::vector<std::string> targets;
+  Target target;
+  std::vector<std::string> parameters;
+  std::vector<ExprPtr> defaults;  // null where a parameter has none
+  std::vector<ExprPtr> exprs;
   ExprPtr expr;
   ExprPtr filter;
-  std::vector<ExprPtr> defaults;  // null where a parameter has none
   std::vector<std::pair<ExprPtr, Body>> branches;
   Body body;
   Body otherwise;
+  bool recursive = false;
+  bool uses_caller = false, uses_varargs = false, uses_kwargs = false;  // of a macro's body
 };
 
 // Throws Error(kInput) naming template, line and construct.

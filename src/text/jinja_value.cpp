@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "text/python_text.h"
 #include "text/utf8.h"
 
 namespace opo::jinja {
@@ -12,6 +13,11 @@ namespace {
 int DepthOf(const Value& value) {
   if (value.Is<List>()) return value.As<List>()->depth;
   if (value.Is<Dict>()) return value.As<Dict>()->depth;
+  if (value.Is<std::shared_ptr<Iterator>>()) return value.As<std::shared_ptr<Iterator>>()->depth;
+  if (value.Is<std::shared_ptr<Cycler>>()) return value.As<std::shared_ptr<Cycler>>()->depth;
+  if (value.Is<std::shared_ptr<const Method>>()) {
+    return DepthOf(value.As<std::shared_ptr<const Method>>()->object) + 1;
+  }
   if (value.Is<std::shared_ptr<LoopState>>()) {
     return value.As<std::shared_ptr<LoopState>>()->items->depth + 1;
   }
@@ -60,9 +66,7 @@ void AppendTextRepr(std::string_view text, std::string& out) {
     } else if (bytes == "\\" || bytes[0] == quote) {
       out += '\\';
       out += bytes;
-    } else if (step.kind == Utf8Kind::kCharacter &&
-               (step.code < 0x20 || (step.code >= 0x7F && step.code <= 0xA0) ||
-                step.code == 0xAD)) {
+    } else if (step.kind == Utf8Kind::kCharacter && (ClassOf(step.code) & kPrintable) == 0) {
       out += Escape(step.code);
     } else {
       out += bytes;
@@ -71,28 +75,48 @@ void AppendTextRepr(std::string_view text, std::string& out) {
   out += quote;
 }
 
+void AppendItems(const std::vector<Value>& items, std::string& out, Meter& meter) {
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (i > 0) out += ", ";
+    AppendRepr(items[i], out, meter);
+  }
+}
+
+void AppendListRepr(const ListData& list, std::string& out, Meter& meter) {
+  if (list.kind == ListKind::kRange) {
+    out += fmt::format("range({}, {}", list.start, list.stop);
+    if (list.step != 1) out += fmt::format(", {}", list.step);
+    out += ')';
+    return;
+  }
+  constexpr std::string_view kViews[] = {"dict_keys(", "dict_values(", "dict_items("};
+  if (list.IsView()) {
+    out += kViews[static_cast<int>(list.kind) - static_cast<int>(ListKind::kKeys)];
+  }
+  out += list.IsTuple() ? '(' : '[';
+  AppendItems(list.items, out, meter);
+  if (list.IsTuple() && list.items.size() == 1) out += ',';
+  out += list.IsTuple() ? ')' : ']';
+  if (list.IsView()) out += ')';
+}
+
 void AppendRepr(const Value& value, std::string& out, Meter& meter) {
   const std::size_t before = out.size();
   if (value.IsText()) {
+    if (value.IsSafe()) out += "Markup(";
     AppendTextRepr(value.text(), out);
+    if (value.IsSafe()) out += ')';
   } else if (value.Is<Undefined>()) {
     out += "Undefined";
   } else if (value.Is<List>()) {
-    const ListData& list = *value.As<List>();
-    out += list.tuple ? '(' : '[';
-    for (std::size_t i = 0; i < list.items.size(); ++i) {
-      if (i > 0) out += ", ";
-      AppendRepr(list.items[i], out, meter);
-    }
-    if (list.tuple && list.items.size() == 1) out += ',';
-    out += list.tuple ? ')' : ']';
+    AppendListRepr(*value.As<List>(), out, meter);
   } else if (value.Is<Dict>()) {
     out += '{';
     bool first = true;
     for (const auto& [key, item] : value.As<Dict>()->items) {
       if (!first) out += ", ";
       first = false;
-      AppendTextRepr(key, out);
+      AppendRepr(key, out, meter);
       out += ": ";
       AppendRepr(item, out, meter);
     }
@@ -100,8 +124,7 @@ void AppendRepr(const Value& value, std::string& out, Meter& meter) {
   } else {
     out += ToText(value, meter);
   }
-  meter.Text(out.size() - before);
-  if (out.size() > kMaxTextBytes) meter.Text(out.size());
+  meter.Grow(out.size() - before, out.size());
 }
 
 void AppendJsonText(std::string_view text, bool ascii, std::string& out) {
@@ -135,15 +158,25 @@ void AppendJsonText(std::string_view text, bool ascii, std::string& out) {
   out += '"';
 }
 
+// A key of a dict as json.dumps writes it: numbers, booleans and none become texts.
+std::string JsonKey(const Value& key, Meter& meter) {
+  if (key.IsText()) return key.text();
+  if (key.Is<None>()) return "null";
+  if (key.Is<bool>()) return key.As<bool>() ? "true" : "false";
+  if (key.Is<double>()) return FloatText(key.As<double>(), "NaN", "Infinity");
+  if (key.Is<std::int64_t>()) return std::to_string(key.As<std::int64_t>());
+  meter.Error("tojson of a dict with a {} as a key, which JSON does not have", TypeName(key));
+}
+
 void AppendJson(const Value& value, const JsonStyle& style, int level, std::string& out,
                 Meter& meter) {
   const std::size_t before = out.size();
   const auto new_line = [&](int at) {
-    if (style.indent < 0) return;
+    if (!style.indent.has_value()) return;
     out += '\n';
-    out.append(static_cast<std::size_t>(style.indent) * static_cast<std::size_t>(at), ' ');
+    meter.Grow(style.indent->size() * static_cast<std::size_t>(at), out.size());
+    for (int i = 0; i < at; ++i) out += *style.indent;
   };
-  const char* comma = style.indent < 0 ? ", " : ",";
   if (value.IsText()) {
     AppendJsonText(value.text(), style.ascii, out);
   } else if (value.Is<None>()) {
@@ -154,29 +187,31 @@ void AppendJson(const Value& value, const JsonStyle& style, int level, std::stri
     out += std::to_string(value.As<std::int64_t>());
   } else if (value.Is<double>()) {
     out += FloatText(value.As<double>(), "NaN", "Infinity");
-  } else if (value.Is<List>()) {
+  } else if (value.Is<List>() &&
+             (value.As<List>()->kind == ListKind::kList || value.As<List>()->IsTuple())) {
     const ListData& list = *value.As<List>();
     out += '[';
     for (std::size_t i = 0; i < list.items.size(); ++i) {
-      if (i > 0) out += comma;
+      if (i > 0) out += style.item_separator;
       new_line(level + 1);
       AppendJson(list.items[i], style, level + 1, out, meter);
     }
     if (!list.items.empty()) new_line(level);
     out += ']';
   } else if (value.Is<Dict>()) {
-    std::vector<const std::pair<std::string, Value>*> items;
+    std::vector<const std::pair<Value, Value>*> items;
     for (const auto& item : value.As<Dict>()->items) items.push_back(&item);
     if (style.sort_keys) {
-      std::stable_sort(items.begin(), items.end(),
-                       [](const auto* a, const auto* b) { return a->first < b->first; });
+      std::stable_sort(items.begin(), items.end(), [&](const auto* a, const auto* b) {
+        return Compare(a->first, b->first, meter) < 0;
+      });
     }
     out += '{';
     for (std::size_t i = 0; i < items.size(); ++i) {
-      if (i > 0) out += comma;
+      if (i > 0) out += style.item_separator;
       new_line(level + 1);
-      AppendJsonText(items[i]->first, style.ascii, out);
-      out += ": ";
+      AppendJsonText(JsonKey(items[i]->first, meter), style.ascii, out);
+      out += style.key_separator;
       AppendJson(items[i]->second, style, level + 1, out, meter);
     }
     if (!items.empty()) new_line(level);
@@ -186,35 +221,101 @@ void AppendJson(const Value& value, const JsonStyle& style, int level, std::stri
   } else {
     meter.Error("tojson of a {}, which JSON does not have", TypeName(value));
   }
-  meter.Text(out.size() - before);
-  if (out.size() > kMaxTextBytes) meter.Text(out.size());
+  meter.Grow(out.size() - before, out.size());
+}
+
+// Whether Python could take the value as a key.
+bool Hashable(const Value& value) {
+  if (value.Is<Dict>()) return false;
+  if (!value.Is<List>()) return true;
+  const ListData& list = *value.As<List>();
+  return list.IsTuple() && std::all_of(list.items.begin(), list.items.end(), Hashable);
+}
+
+void NeedHashable(const Value& value, Meter& meter) {
+  if (!Hashable(value)) meter.Error("a {} as the key of a dict", TypeName(value));
 }
 
 }  // namespace
 
 const Value* DictData::Find(std::string_view key) const {
-  for (const auto& [name, value] : items) {
-    if (name == key) return &value;
+  const auto found = by_text.find(std::string(key));
+  return found == by_text.end() ? nullptr : &items[found->second].second;
+}
+
+Value* Namespace::Find(std::string_view name) {
+  const auto found = std::find_if(attributes.begin(), attributes.end(),
+                                  [&](const auto& one) { return one.first == name; });
+  return found == attributes.end() ? nullptr : &found->second;
+}
+
+const Value* FindKey(const DictData& dict, const Value& key, Meter& meter) {
+  meter.Step();
+  if (key.IsText()) return dict.Find(key.text());
+  NeedHashable(key, meter);
+  if (dict.by_text.size() == dict.items.size()) return nullptr;
+  for (const auto& [other, value] : dict.items) {
+    if (!other.IsText() && Equal(other, key, meter)) return &value;
   }
   return nullptr;
 }
 
-Value MakeList(std::vector<Value> items, Meter& meter, bool tuple) {
+Value MakeList(std::vector<Value> items, Meter& meter, ListKind kind) {
   ListData list;
   for (const Value& item : items) list.depth = std::max(list.depth, DepthOf(item) + 1);
   CheckDepth(list.depth, meter);
   meter.Step(1 + static_cast<std::int64_t>(items.size()));
   list.items = std::move(items);
-  list.tuple = tuple;
+  list.kind = kind;
   return Value(List(std::make_shared<const ListData>(std::move(list))));
 }
 
-Value MakeDict(std::vector<std::pair<std::string, Value>> items, Meter& meter) {
-  DictData dict;
-  for (const auto& item : items) dict.depth = std::max(dict.depth, DepthOf(item.second) + 1);
-  CheckDepth(dict.depth, meter);
+Value MakeRange(std::int64_t start, std::int64_t stop, std::int64_t step, Meter& meter) {
+  if (step == 0) meter.Error("range with step 0");
+  ListData list;
+  for (std::int64_t i = start; step < 0 ? i > stop : i < stop;) {
+    if (list.items.size() >= static_cast<std::size_t>(kMaxRange)) {
+      meter.Error("range of more than {} numbers", kMaxRange);
+    }
+    list.items.push_back(Value(i));
+    if (__builtin_add_overflow(i, step, &i)) break;
+  }
+  meter.Step(1 + static_cast<std::int64_t>(list.items.size()));
+  list.kind = ListKind::kRange;
+  list.start = start;
+  list.stop = stop;
+  list.step = step;
+  return Value(List(std::make_shared<const ListData>(std::move(list))));
+}
+
+Value MakeIterator(std::vector<Value> items, Meter& meter) {
+  const auto iterator = std::make_shared<Iterator>();
+  for (const Value& item : items) iterator->depth = std::max(iterator->depth, DepthOf(item) + 1);
+  CheckDepth(iterator->depth, meter);
   meter.Step(1 + static_cast<std::int64_t>(items.size()));
-  dict.items = std::move(items);
+  iterator->items = std::move(items);
+  return Value(iterator);
+}
+
+Value MakeDict(std::vector<std::pair<Value, Value>> items, Meter& meter) {
+  DictData dict;
+  for (auto& [key, value] : items) {
+    meter.Step();
+    NeedHashable(key, meter);
+    dict.depth = std::max({dict.depth, DepthOf(key) + 1, DepthOf(value) + 1});
+    if (key.IsText()) {
+      const auto [at, fresh] = dict.by_text.emplace(key.text(), dict.items.size());
+      if (!fresh) {
+        dict.items[at->second].second = std::move(value);
+        continue;
+      }
+    } else if (const Value* found = FindKey(dict, key, meter); found != nullptr) {
+      *const_cast<Value*>(found) = std::move(value);  // `dict` is ours still
+      continue;
+    }
+    dict.items.emplace_back(std::move(key), std::move(value));
+  }
+  CheckDepth(dict.depth, meter);
   return Value(Dict(std::make_shared<const DictData>(std::move(dict))));
 }
 
@@ -242,9 +343,9 @@ Value FromJsonAt(const nlohmann::ordered_json& json, int level, Meter& meter) {
       return MakeList(std::move(items), meter);
     }
     case nlohmann::ordered_json::value_t::object: {
-      std::vector<std::pair<std::string, Value>> items;
+      std::vector<std::pair<Value, Value>> items;
       for (const auto& [key, item] : json.items()) {
-        items.emplace_back(key, FromJsonAt(item, level + 1, meter));
+        items.emplace_back(Value(key), FromJsonAt(item, level + 1, meter));
       }
       return MakeDict(std::move(items), meter);
     }
@@ -267,9 +368,17 @@ const char* TypeName(const Value& value) {
     const char* operator()(std::int64_t) const { return "int"; }
     const char* operator()(double) const { return "float"; }
     const char* operator()(const Text&) const { return "str"; }
-    const char* operator()(const List& list) const { return list->tuple ? "tuple" : "list"; }
+    const char* operator()(const List& list) const {
+      constexpr const char* kNames[] = {"list",      "tuple",       "tuple",     "range",
+                                        "dict_keys", "dict_values", "dict_items"};
+      return kNames[static_cast<int>(list->kind)];
+    }
     const char* operator()(const Dict&) const { return "dict"; }
+    const char* operator()(const std::shared_ptr<Iterator>&) const { return "generator"; }
+    const char* operator()(const std::shared_ptr<const Method>&) const { return "method"; }
     const char* operator()(const std::shared_ptr<Namespace>&) const { return "namespace"; }
+    const char* operator()(const std::shared_ptr<Cycler>&) const { return "cycler"; }
+    const char* operator()(const std::shared_ptr<Joiner>&) const { return "joiner"; }
     const char* operator()(const std::shared_ptr<LoopState>&) const { return "loop"; }
     const char* operator()(const std::shared_ptr<const Macro>&) const { return "macro"; }
     const char* operator()(Builtin) const { return "function"; }
@@ -301,7 +410,12 @@ bool Equal(const Value& a, const Value& b, Meter& meter) {
   if (a.Is<List>()) {
     const ListData& x = *a.As<List>();
     const ListData& y = *b.As<List>();
-    if (x.tuple != y.tuple || x.items.size() != y.items.size()) return false;
+    if (x.IsView() || y.IsView()) meter.Error("compares a {} with a {}", TypeName(a), TypeName(b));
+    if (x.IsTuple() != y.IsTuple() ||
+        (x.kind == ListKind::kRange) != (y.kind == ListKind::kRange)) {
+      return false;
+    }
+    if (x.items.size() != y.items.size()) return false;
     for (std::size_t i = 0; i < x.items.size(); ++i) {
       if (!Equal(x.items[i], y.items[i], meter)) return false;
     }
@@ -312,14 +426,21 @@ bool Equal(const Value& a, const Value& b, Meter& meter) {
     const DictData& y = *b.As<Dict>();
     if (x.items.size() != y.items.size()) return false;
     for (const auto& [key, value] : x.items) {
-      meter.Step(static_cast<std::int64_t>(y.items.size() / 8));
-      const Value* other = y.Find(key);
+      const Value* other = FindKey(y, key, meter);
       if (other == nullptr || !Equal(value, *other, meter)) return false;
     }
     return true;
   }
-  if (a.Is<std::shared_ptr<Namespace>>()) {
-    return a.As<std::shared_ptr<Namespace>>() == b.As<std::shared_ptr<Namespace>>();
+  const auto same = [&](const auto& x) {
+    using Held = std::decay_t<decltype(x)>;
+    if constexpr (requires { x.get(); }) {
+      return x == b.As<Held>();
+    } else {
+      return false;
+    }
+  };
+  if (!a.Is<Builtin>() && !a.Is<std::shared_ptr<const Method>>()) {
+    return std::visit(same, a.variant());
   }
   meter.Error("compares a {} with a {}", TypeName(a), TypeName(b));
 }
@@ -336,6 +457,15 @@ int Compare(const Value& a, const Value& b, Meter& meter) {
     meter.Text(std::min(a.text().size(), b.text().size()));
     return a.text().compare(b.text());  // of UTF-8: the order of code points, Python's too
   }
+  if (a.Is<List>() && b.Is<List>() && a.As<List>()->IsTuple() == b.As<List>()->IsTuple() &&
+      a.As<List>()->kind <= ListKind::kGroup && b.As<List>()->kind <= ListKind::kGroup) {
+    const std::vector<Value>& x = a.As<List>()->items;
+    const std::vector<Value>& y = b.As<List>()->items;
+    for (std::size_t i = 0; i < x.size() && i < y.size(); ++i) {
+      if (!Equal(x[i], y[i], meter)) return Compare(x[i], y[i], meter);
+    }
+    return x.size() < y.size() ? -1 : x.size() > y.size() ? 1 : 0;
+  }
   meter.Error("orders a {} and a {}, which have no order", TypeName(a), TypeName(b));
 }
 
@@ -349,12 +479,14 @@ std::string ToText(const Value& value, Meter& meter) {
   if (value.Is<bool>()) return value.As<bool>() ? "True" : "False";
   if (value.Is<std::int64_t>()) return std::to_string(value.As<std::int64_t>());
   if (value.Is<double>()) return FloatText(value.As<double>(), "nan", "inf");
-  if (value.Is<List>() || value.Is<Dict>()) {
-    std::string out;
-    AppendRepr(value, out, meter);
-    return out;
-  }
+  if (value.Is<List>() || value.Is<Dict>()) return Repr(value, meter);
   meter.Error("writes a {} as text", TypeName(value));
+}
+
+std::string Repr(const Value& value, Meter& meter) {
+  std::string out;
+  AppendRepr(value, out, meter);
+  return out;
 }
 
 std::string ToJson(const Value& value, const JsonStyle& style, Meter& meter) {
@@ -374,13 +506,16 @@ std::vector<std::string_view> Characters(std::string_view text, Meter& meter) {
   return characters;
 }
 
-bool IsPythonSpace(std::string_view character) {
+std::int64_t CountCharacters(std::string_view text, Meter& meter) {
+  meter.Step(static_cast<std::int64_t>(text.size() / 4));
+  std::int64_t count = 0;
+  for (std::size_t pos = 0; pos < text.size(); pos += NextUtf8(text, pos).size) ++count;
+  return count;
+}
+
+bool IsSpace(std::string_view character) {
   const Utf8Step step = NextUtf8(character, 0);
-  if (step.kind != Utf8Kind::kCharacter) return false;
-  const std::uint32_t c = step.code;
-  return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
+  return step.kind == Utf8Kind::kCharacter && IsPythonSpace(step.code);
 }
 
 }  // namespace opo::jinja

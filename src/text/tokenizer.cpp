@@ -38,6 +38,35 @@ const ByteAlphabet& Alphabet() {
   return alphabet;
 }
 
+// White_Space of Unicode, which is what \s means to tokenizers.
+bool IsSpace(std::uint32_t c) {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
+// Where the white space at the end of the text begins; the size of that at its start.
+std::size_t SpaceStart(std::string_view text) {
+  std::size_t start = text.size();
+  while (start > 0) {
+    std::size_t pos = start - 1;
+    while (pos > 0 && start - pos < 4 && (text[pos] & 0xC0) == 0x80) --pos;
+    const Utf8Step step = NextUtf8(text.substr(0, start), pos);
+    if (step.kind != Utf8Kind::kCharacter || pos + step.size != start || !IsSpace(step.code)) break;
+    start = pos;
+  }
+  return start;
+}
+std::size_t SpaceEnd(std::string_view text) {
+  std::size_t pos = 0;
+  while (pos < text.size()) {
+    const Utf8Step step = NextUtf8(text, pos);
+    if (step.kind != Utf8Kind::kCharacter || !IsSpace(step.code)) break;
+    pos += step.size;
+  }
+  return pos;
+}
+
 }  // namespace
 
 std::string ByteText(std::uint8_t byte) {
@@ -59,7 +88,10 @@ bool BytesOfText(std::string_view text, std::string& bytes) {
   return true;
 }
 
-Tokenizer::Impl::Impl(TokenizerParts from) : parts(std::move(from)), splitter(parts.pre) {
+Tokenizer::Impl::Impl(TokenizerParts from)
+    : parts(std::move(from)),
+      splitter(parts.pre == PreTokenizer::kSteps ? PieceSplitter(parts.steps, parts.source)
+                                                 : PieceSplitter(parts.pre)) {
   const auto num_tokens = static_cast<TokenId>(parts.tokens.size());
   std::unordered_map<std::string_view, TokenId> by_text;
   by_text.reserve(parts.tokens.size());
@@ -79,6 +111,10 @@ Tokenizer::Impl::Impl(TokenizerParts from) : parts(std::move(from)), splitter(pa
            parts.source, by_text[token.text], id, token.text);
     }
     if (token.kind == TokenKind::kSpecial || token.kind == TokenKind::kAdded) {
+      if (token.normalized) {
+        has_normalized = true;
+        if (parts.nfc) raw = ToNfc(raw);
+      }
       markup_by_first[static_cast<unsigned char>(raw[0])].push_back(id);
     } else if (token.kind == TokenKind::kOrdinary) {
       // A text outside the alphabet stands for itself, as transformers decodes it.
@@ -144,12 +180,6 @@ Tokenizer::Impl::Impl(TokenizerParts from) : parts(std::move(from)), splitter(pa
 }
 
 void Tokenizer::Impl::EncodeOrdinary(std::string_view text, std::vector<TokenId>& ids) const {
-  if (text.empty()) return;
-  std::string normalized;
-  if (parts.nfc && !IsPlainNfc(text)) {
-    normalized = ToNfc(text);
-    text = normalized;
-  }
   std::vector<TokenId> pieces;
   splitter.Split(text, [&](std::string_view piece) {
     if (parts.whole_words) {
@@ -182,14 +212,43 @@ void Tokenizer::Impl::EncodeOrdinary(std::string_view text, std::vector<TokenId>
   });
 }
 
-TokenId Tokenizer::Impl::MarkupAt(std::string_view text, std::size_t pos,
-                                  bool parse_special) const {
+TokenId Tokenizer::Impl::MarkupAt(std::string_view text, std::size_t pos, bool parse_special,
+                                  bool normalized) const {
   for (const TokenId id : markup_by_first[static_cast<unsigned char>(text[pos])]) {
     const auto i = static_cast<std::size_t>(id);
-    if (!parse_special && parts.tokens[i].kind != TokenKind::kAdded) continue;
+    const TokenEntry& token = parts.tokens[i];
+    if (token.normalized != normalized) continue;
+    if (!parse_special && token.kind != TokenKind::kAdded) continue;
     if (text.substr(pos, bytes[i].size()) == bytes[i]) return id;
   }
   return -1;
+}
+
+void Tokenizer::Impl::EncodeMarkup(std::string_view text, bool parse_special, bool normalized,
+                                   const std::function<void(std::string_view)>& plain,
+                                   std::vector<TokenId>& ids) const {
+  std::size_t start = 0;  // of the text that is not encoded yet
+  for (std::size_t pos = 0; pos < text.size();) {
+    const TokenId id = MarkupAt(text, pos, parse_special, normalized);
+    if (id < 0) {
+      ++pos;
+      continue;
+    }
+    const TokenEntry& token = parts.tokens[static_cast<std::size_t>(id)];
+    std::size_t begin = pos;
+    pos += bytes[static_cast<std::size_t>(id)].size();
+    std::size_t end = pos;
+    if (token.single_word &&
+        (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end)))) {
+      continue;
+    }
+    if (token.lstrip) begin = std::max(start, SpaceStart(text.substr(0, begin)));
+    if (token.rstrip) end += SpaceEnd(text.substr(end));
+    if (begin > start) plain(text.substr(start, begin - start));
+    ids.push_back(id);
+    start = pos = end;
+  }
+  if (start < text.size()) plain(text.substr(start));
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -221,19 +280,22 @@ Tokenizer Tokenizer::Bytes() {
 
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, bool parse_special) const {
   std::vector<TokenId> ids;
-  std::size_t start = 0;
-  for (std::size_t pos = 0; pos < text.size();) {
-    const TokenId markup = impl_->MarkupAt(text, pos, parse_special);
-    if (markup < 0) {
-      ++pos;
-      continue;
-    }
-    impl_->EncodeOrdinary(text.substr(start, pos - start), ids);
-    ids.push_back(markup);
-    pos += impl_->bytes[static_cast<std::size_t>(markup)].size();
-    start = pos;
-  }
-  impl_->EncodeOrdinary(text.substr(start), ids);
+  const auto ordinary = [&](std::string_view part) { impl_->EncodeOrdinary(part, ids); };
+  impl_->EncodeMarkup(
+      text, parse_special, false,
+      [&](std::string_view part) {
+        std::string normalized;
+        if (impl_->parts.nfc && !IsPlainNfc(part)) {
+          normalized = ToNfc(part);
+          part = normalized;
+        }
+        if (impl_->has_normalized) {
+          impl_->EncodeMarkup(part, parse_special, true, ordinary, ids);
+        } else {
+          ordinary(part);
+        }
+      },
+      ids);
   return ids;
 }
 

@@ -19,7 +19,7 @@ using OutJson = nlohmann::ordered_json;  // written: keys stay in order
 namespace fs = std::filesystem;
 
 constexpr const char* kSupported =
-    "byte-level BPE with the pre-tokenizers of GPT-2, SmolLM, Llama 3 and Qwen 2";
+    "byte-level BPE with Split (Isolated), Digits and ByteLevel steps, no normalizer or NFC";
 
 void ApplySpec(const PreTokenizerSpec& spec, TokenizerParts& parts) {
   parts.pre = spec.kind;
@@ -100,38 +100,97 @@ void ReadMergeLines(const fs::path& path, TokenizerParts& parts) {
        kSupported);
 }
 
-const PreTokenizerSpec& SpecOfHf(const Json& pre, const std::string& source) {
+// The pre-tokenizer of the file: one of ours where it is one, else its steps.
+void ReadPreTokenizer(const Json& pre, TokenizerParts& parts) {
+  const auto refuse = [&](const Json& step) { RefuseField(parts.source, "pre_tokenizer", step); };
   const auto is_type = [](const Json& step, const char* type) {
     return Member(step, "type") == Json(type);
   };
-  const auto byte_level = [&](const Json& step, bool use_regex) {
-    const Json& uses = Member(step, "use_regex");  // absent in old files, which meant true
-    return is_type(step, "ByteLevel") && Member(step, "add_prefix_space") != Json(true) &&
-           (uses.is_null() ? true : uses == Json(true)) == use_regex;
-  };
-  if (byte_level(pre, true)) return SpecOf(PreTokenizer::kGpt2);
-  const Json& steps = Member(pre, "pretokenizers");
-  if (is_type(pre, "Sequence") && steps.is_array() && steps.size() == 2) {
-    if (is_type(steps[0], "Digits") && Member(steps[0], "individual_digits") == Json(true) &&
-        byte_level(steps[1], true)) {
-      return SpecOf(PreTokenizer::kSmolLm);
-    }
-    const Json& regex = Member(Member(steps[0], "pattern"), "Regex");
-    if (is_type(steps[0], "Split") && regex.is_string() &&
-        Member(steps[0], "behavior") == Json("Isolated") &&
-        Member(steps[0], "invert") != Json(true) && byte_level(steps[1], false)) {
-      const auto* spec = FindPreTokenizerByRegex(regex.get_ref<const std::string&>());
-      if (spec != nullptr) return *spec;
+  Json list = Json::array({pre});
+  if (is_type(pre, "Sequence")) list = Member(pre, "pretokenizers");
+  if (!list.is_array() || list.empty() || list.size() > 20) refuse(pre);
+  std::vector<std::string> regexes;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const Json& step = list[i];
+    const bool last = i + 1 == list.size();
+    if (is_type(step, "ByteLevel") && last && Member(step, "add_prefix_space") != Json(true)) {
+      // Absent in old files, which meant true.
+      const Json& uses = Member(step, "use_regex");
+      if (uses.is_null() || uses == Json(true)) regexes.emplace_back(Gpt2HfRegex());
+    } else if (is_type(step, "Digits") && !last) {
+      const bool each = Member(step, "individual_digits") == Json(true);
+      regexes.emplace_back(each ? "\\p{N}" : "\\p{N}+");
+    } else if (is_type(step, "Split") && !last && Member(step, "behavior") == Json("Isolated") &&
+               Member(step, "invert") != Json(true)) {
+      const Json& pattern = Member(step, "pattern");
+      if (Member(pattern, "Regex").is_string()) {
+        regexes.push_back(Member(pattern, "Regex").get<std::string>());
+      } else if (Member(pattern, "String").is_string()) {
+        regexes.push_back(LiteralRegex(Member(pattern, "String").get<std::string>()));
+      } else {
+        refuse(step);
+      }
+    } else {
+      refuse(step);
     }
   }
-  RefuseField(source, "pre_tokenizer", pre);
+  if (!is_type(list.back(), "ByteLevel")) refuse(pre);
+  const PreTokenizerSpec* spec = nullptr;
+  if (regexes == std::vector<std::string>{std::string(Gpt2HfRegex())}) {
+    spec = &SpecOf(PreTokenizer::kGpt2);
+  } else if (regexes == std::vector<std::string>{"\\p{N}", std::string(Gpt2HfRegex())}) {
+    spec = &SpecOf(PreTokenizer::kSmolLm);
+  } else if (regexes.size() == 1) {
+    spec = FindPreTokenizerByRegex(regexes[0]);
+  }
+  if (spec != nullptr) {
+    ApplySpec(*spec, parts);
+  } else {
+    parts.pre = PreTokenizer::kSteps;
+    parts.steps = std::move(regexes);
+  }
+}
+
+// None, NFC, or a sequence of these.
+bool ReadsNfc(const Json& normalizer, const std::string& source) {
+  if (normalizer.is_null()) return false;
+  if (Member(normalizer, "type") == Json("NFC")) return true;
+  const Json& list = Member(normalizer, "normalizers");
+  if (Member(normalizer, "type") != Json("Sequence") || !list.is_array()) {
+    RefuseField(source, "normalizer", normalizer);
+  }
+  bool nfc = false;
+  for (const Json& step : list) {
+    if (Member(step, "type") != Json("NFC")) RefuseField(source, "normalizer", step);
+    nfc = true;
+  }
+  return nfc;
+}
+
+void ReadAddedToken(const Json& token, TokenizerParts& parts) {
+  const Json& content = Member(token, "content");
+  if (!content.is_string()) {
+    Fail(ErrorCode::kInput, "{}: added_tokens has {}, without a content", parts.source,
+         Shortened(token));
+  }
+  const TokenId id = CheckedId(Member(token, "id"), parts.source, "added_tokens.id");
+  const bool special = Member(token, "special") == Json(true);
+  SetToken(parts, id, content.get<std::string>(),
+           special ? TokenKind::kSpecial : TokenKind::kAdded);
+  TokenEntry& entry = parts.tokens[static_cast<std::size_t>(id)];
+  entry.lstrip = Member(token, "lstrip") == Json(true);
+  entry.rstrip = Member(token, "rstrip") == Json(true);
+  entry.single_word = Member(token, "single_word") == Json(true);
+  const Json& normalized = Member(token, "normalized");
+  entry.normalized = normalized.is_null() ? !special : normalized == Json(true);
 }
 
 void ReadTokenizerJson(const fs::path& path, TokenizerParts& parts) {
   parts.source = path.string();
   const Json file = ReadJson(path);
   const Json& model = Member(file, "model");
-  if (Member(model, "type") != Json("BPE")) {
+  const Json& type = Member(model, "type");  // absent in old files
+  if (!type.is_null() && type != Json("BPE")) {
     RefuseField(parts.source, "model.type", Member(model, "type"));
   }
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
@@ -163,11 +222,13 @@ void ReadTokenizerJson(const fs::path& path, TokenizerParts& parts) {
     }
   }
 
-  ApplySpec(SpecOfHf(Member(file, "pre_tokenizer"), parts.source), parts);
+  ReadPreTokenizer(Member(file, "pre_tokenizer"), parts);
   parts.whole_words = Member(model, "ignore_merges") == Json(true);  // here the file does say
-  const Json& normalizer = Member(file, "normalizer");
-  parts.nfc = Member(normalizer, "type") == Json("NFC");
-  if (!normalizer.is_null() && !parts.nfc) RefuseField(parts.source, "normalizer", normalizer);
+  parts.nfc = ReadsNfc(Member(file, "normalizer"), parts.source);
+  const Json& decoder = Member(file, "decoder");
+  if (!decoder.is_null() && Member(decoder, "type") != Json("ByteLevel")) {
+    RefuseField(parts.source, "decoder", decoder);
+  }
 
   // A BOS before every text is a template that starts with a token in place of the text.
   const Json& post = Member(file, "post_processor");
@@ -180,19 +241,7 @@ void ReadTokenizerJson(const fs::path& path, TokenizerParts& parts) {
   }
 
   const Json& added = Member(file, "added_tokens");
-  for (const Json& token : added.is_array() ? added : Json::array()) {
-    const Json& content = Member(token, "content");
-    if (!content.is_string()) {
-      Fail(ErrorCode::kInput, "{}: added_tokens has {}, without a content", parts.source,
-           Shortened(token));
-    }
-    for (const char* flag : {"single_word", "lstrip", "rstrip"}) {
-      if (Member(token, flag) == Json(true)) RefuseField(parts.source, "added_tokens", token);
-    }
-    SetToken(parts, CheckedId(Member(token, "id"), parts.source, "added_tokens.id"),
-             content.get<std::string>(),
-             Member(token, "special") == Json(true) ? TokenKind::kSpecial : TokenKind::kAdded);
-  }
+  for (const Json& token : added.is_array() ? added : Json::array()) ReadAddedToken(token, parts);
 }
 
 // --- vocab.json and merges.txt ----------------------------------------------------------------
@@ -222,9 +271,7 @@ void ReadVocabAndMerges(const fs::path& folder, const Json& config, TokenizerPar
     if (pattern.is_string()) {
       const std::string& regex = pattern.get_ref<const std::string&>();
       spec = FindPreTokenizerByRegex(regex);
-      const bool gpt2 = regex ==
-                        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
-                        "|\\s+(?!\\S)|\\s+";
+      const bool gpt2 = regex == Gpt2HfRegex();
       if (gpt2 && steps.is_null()) spec = &SpecOf(PreTokenizer::kGpt2);
       if (gpt2 && steps.is_array() && steps.size() == 2 && steps[0].is_string() &&
           steps[0].get_ref<const std::string&>().starts_with("Digits(individual_digits=True)")) {
@@ -345,10 +392,14 @@ OutJson HfPreTokenizer(const TokenizerParts& parts) {
     steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
     steps.push_back(byte_level);
   } else {
-    OutJson pattern = OutJson::object();
-    pattern["Regex"] = std::string(SpecOf(parts.pre).hf_regex);
-    steps.push_back(
-        {{"type", "Split"}, {"pattern", pattern}, {"behavior", "Isolated"}, {"invert", false}});
+    std::vector<std::string> regexes = parts.steps;
+    if (parts.pre != PreTokenizer::kSteps) regexes = {std::string(SpecOf(parts.pre).hf_regex)};
+    for (const std::string& regex : regexes) {
+      OutJson pattern = OutJson::object();
+      pattern["Regex"] = regex;
+      steps.push_back(
+          {{"type", "Split"}, {"pattern", pattern}, {"behavior", "Isolated"}, {"invert", false}});
+    }
     steps.push_back(byte_level);
     steps.back()["use_regex"] = false;
   }
@@ -493,10 +544,10 @@ void WriteTokenizerFolder(const TokenizerParts& parts, const std::string& folder
     if (token.kind != TokenKind::kSpecial && token.kind != TokenKind::kAdded) continue;
     added.push_back({{"id", id},
                      {"content", token.text},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
+                     {"single_word", token.single_word},
+                     {"lstrip", token.lstrip},
+                     {"rstrip", token.rstrip},
+                     {"normalized", token.normalized},
                      {"special", token.kind == TokenKind::kSpecial}});
   }
   OutJson file;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,6 +28,9 @@ enum class TokenKind : std::uint8_t {
 struct TokenEntry {
   std::string text;  // as in the file: of ordinary tokens in the byte alphabet
   TokenKind kind = TokenKind::kNone;
+  // Of markup, as tokenizers means them: takes the white space beside it too; only where no word's
+  // character is beside it; looked for in normalized text, where all others have been found.
+  bool lstrip = false, rstrip = false, single_word = false, normalized = false;
 };
 
 struct TokenizerParts {
@@ -34,7 +38,8 @@ struct TokenizerParts {
   std::vector<TokenEntry> tokens;
   std::vector<std::string> merges;  // "left right"
   PreTokenizer pre = PreTokenizer::kGpt2;
-  bool whole_words = false;  // a piece that is a token is taken whole, before any merging
+  std::vector<std::string> steps;  // of kSteps: the expressions of Split steps
+  bool whole_words = false;        // a piece that is a token is taken whole, before any merging
   bool nfc = false;
   TokenId bos = -1;
   bool add_bos = false;  // what others do, kept for them: we leave it to the chat template
@@ -65,9 +70,15 @@ struct Tokenizer::Impl {
   // Throws Error(kInput) naming parts.source where the parts contradict each other.
   explicit Impl(TokenizerParts from);
 
+  // Finds markup, special tokens only if asked for; `plain` gets the text between. `normalized`
+  // tells which of both kinds of markup is looked for.
+  void EncodeMarkup(std::string_view text, bool parse_special, bool normalized,
+                    const std::function<void(std::string_view)>& plain,
+                    std::vector<TokenId>& ids) const;
   void EncodeOrdinary(std::string_view text, std::vector<TokenId>& ids) const;
-  // The longest special (if asked for) or added token that starts at `pos`; -1 where none does.
-  TokenId MarkupAt(std::string_view text, std::size_t pos, bool parse_special) const;
+  // The longest one that starts at `pos`; -1 where none does.
+  TokenId MarkupAt(std::string_view text, std::size_t pos, bool parse_special,
+                   bool normalized) const;
 
   TokenizerParts parts;
   std::vector<std::string> bytes;  // by id
@@ -75,6 +86,7 @@ struct Tokenizer::Impl {
   PieceSplitter splitter;
   std::array<TokenId, 256> byte_ids{};                    // -1 where a byte has no token
   std::array<std::vector<TokenId>, 256> markup_by_first;  // by first byte, longest first
+  bool has_normalized = false;                            // some markup is of that kind
   std::unordered_map<std::string, TokenId> words;         // filled for whole_words only
   std::vector<TokenId> replacement;                       // of a byte that has no token
 };

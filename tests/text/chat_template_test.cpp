@@ -152,7 +152,9 @@ TEST(ChatTemplate, ErrorsNameLineAndConstruct) {
       {"\n\n{{ 'x' | frobnicate }}", "t: line 3: the filter frobnicate"},
       {"{{ 1 is frobbed }}", "the test frobbed"},
       {"{{ frobnicate(1) }}", "frobnicate"},
-      {"{{ 'a'.format(1) }}", "the method format"},
+      {"{{ 'a'.encode(1) }}", "the method encode"},
+      {"{{ 'a' | urlize }}", "the filter urlize"},
+      {"{{ messages.append(1) }}", "the sandbox denies append of a list"},
       {"{{ nothing.x }}", "'nothing' is undefined"},
       {"{{ messages[0].name.x }}", "no attribute 'name'"},
       {"{{ nothing + 'x' }}", "'nothing' is undefined"},
@@ -167,7 +169,8 @@ TEST(ChatTemplate, ErrorsNameLineAndConstruct) {
       {"{{ raise_exception('No ' ~ 'way') }}", "No way"},
       {"{{ nothing | tojson }}", "'nothing' is undefined"},
       {"{% break %}", "outside of a loop"},
-      {"{{ 2 ** 3 }}", "**"},
+      {"{{ 2 ** 64 }}", "64 bits"},
+      {"{{ messages | map('upper') }}", "a generator as text"},
   };
   for (const auto& [source, expected] : cases) {
     EXPECT_NE(ErrorOf(source).find(expected), std::string::npos)
@@ -207,6 +210,32 @@ TEST(ChatTemplate, TimeOutputAndRecursionAreBounded) {
   for (int i = 0; i < 10000; ++i) tags += "{% if 1 %}";
   EXPECT_NE(ErrorOf(tags).find("deep"), std::string::npos);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(120));
+}
+
+// tools/make_template_goldens.py: what transformers renders, feature by feature.
+TEST(ChatTemplate, RendersWhatTransformersRenders) {
+  const std::vector<Json> lines =
+      ReadJsonLines(std::string(OPO_SOURCE_DIR) + "/tests/golden/templates.jsonl");
+  ASSERT_GT(lines.size(), 300u);
+  const Json& messages = lines[0]["messages"];
+  const Json& variables = lines[0]["variables"];
+  for (std::size_t i = 1; i < lines.size(); ++i) {
+    const std::string source = lines[i]["source"];
+    std::string text;
+    std::string refusal;
+    try {
+      text = ChatTemplate(source, "t").Render(messages, true, variables);
+    } catch (const Error& e) {
+      refusal = e.what();
+      EXPECT_TRUE(refusal.starts_with("t: line ")) << refusal;
+    }
+    if (lines[i].contains("text")) {
+      EXPECT_EQ(refusal, "") << source;
+      EXPECT_EQ(text, lines[i]["text"].get<std::string>()) << source;
+    } else {
+      EXPECT_NE(refusal, "") << source << " (" << lines[i] << ") gives " << text;
+    }
+  }
 }
 
 TEST(ChatTemplate, RendersTheCollectedCases) {

@@ -182,8 +182,11 @@ TEST(Tokenizer, RefusesWhatItDoesNotDoByName) {
   json["normalizer"] = {{"type", "Lowercase"}};
   EXPECT_NE(ErrorOf(json).find("Lowercase"), std::string::npos);
   json = SmallTokenizerJson();
-  json["added_tokens"][0]["lstrip"] = true;
-  EXPECT_NE(ErrorOf(json).find("lstrip"), std::string::npos);
+  json["decoder"] = {{"type", "Metaspace"}};
+  EXPECT_NE(ErrorOf(json).find("decoder"), std::string::npos);
+  json = SmallTokenizerJson();
+  json["model"]["byte_fallback"] = true;
+  EXPECT_NE(ErrorOf(json).find("byte_fallback"), std::string::npos);
   json = SmallTokenizerJson();
   json["model"]["merges"].push_back("q z");
   EXPECT_NE(ErrorOf(json).find("qz"), std::string::npos);
@@ -199,6 +202,57 @@ TEST(Tokenizer, RefusesWhatItDoesNotDoByName) {
   const TempFolder empty("empty");
   EXPECT_THROW(Tokenizer::Load(empty.path()), Error);
   EXPECT_THROW(Tokenizer::Load(empty.path() + "/none.gguf"), Error);
+}
+
+TEST(Tokenizer, RefusesExpressionsThatAreNotTheSameToAllEngines) {
+  const auto with = [](const std::string& regex) {
+    auto json = SmallTokenizerJson();
+    nlohmann::ordered_json split = {{"type", "Split"}, {"behavior", "Isolated"}, {"invert", false}};
+    split["pattern"]["Regex"] = regex;
+    json["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         nlohmann::ordered_json::array({split, {{"type", "ByteLevel"}, {"use_regex", false}}})}};
+    return json;
+  };
+  EXPECT_EQ(ErrorOf(with("\\p{N}{1,3}|[\\s!]++|(?i:'s)?x")), "");
+  const std::pair<const char*, const char*> cases[] = {
+      {"^a", "an anchor"},    {"a$", "an anchor"},        {"(a+)+b", "repeated"},
+      {"(?>a)", "a group"},   {"[a[bc]]", "a class"},     {"[a&&b]", "intersection"},
+      {"\\w+", "escape \\w"}, {"a*", "empty text"},       {"a{1,2}+", "}+"},
+      {"(a", "PCRE2"},        {"\\p{Nonsense}", "PCRE2"}, {"[^\\S]", "escape \\S"},
+      {"a\\", "escape"},
+  };
+  for (const auto& [regex, reason] : cases) {
+    EXPECT_NE(ErrorOf(with(regex)).find(reason), std::string::npos)
+        << regex << ": " << ErrorOf(with(regex));
+  }
+}
+
+// tools/make_tokenizer_goldens.py: what the tokenizers library gives for small vocabularies.
+TEST(Tokenizer, EncodesWhatTokenizersEncodes) {
+  const auto lines = ReadJsonLines(std::string(OPO_SOURCE_DIR) + "/tests/golden/tokenizers.jsonl");
+  ASSERT_GT(lines.size(), 8u);
+  for (std::size_t i = 1; i < lines.size(); ++i) {
+    nlohmann::ordered_json file = lines[i]["file"];
+    file["model"] = lines[0]["model"];
+    file["model"]["ignore_merges"] = lines[i]["ignore_merges"];
+    const TempFolder folder("golden");
+    folder.Write("tokenizer.json", file.dump());
+    const Tokenizer tokenizer = Tokenizer::Load(folder.path());
+    std::vector<std::string> texts;
+    for (const auto& one : lines[i]["cases"]) {
+      texts.push_back(one["text"]);
+      EXPECT_EQ(tokenizer.Encode(texts.back(), true), one["ids"].get<Ids>())
+          << lines[i]["name"] << ": " << one["text"];
+    }
+    const TempFolder saved("golden_saved");
+    tokenizer.Save(saved.path());
+    const Tokenizer again = Tokenizer::Load(saved.path());
+    for (const std::string& text : texts) {
+      EXPECT_EQ(again.Encode(text, true), tokenizer.Encode(text, true)) << text;
+    }
+  }
 }
 
 TEST(Tokenizer, ReadsNamesAndEndsOfTurnFromTheFolder) {
