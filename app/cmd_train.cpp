@@ -84,6 +84,8 @@ struct PlanArguments {
   std::vector<std::string> set;
   idx prompt_tokens = 64;
   idx completion_tokens = 0;  // 0: rollout.max_new_tokens
+  idx machines = 1;
+  double net_gbit = 10;
   bool json = false;
 };
 
@@ -128,6 +130,11 @@ void RunPlan(const PlanArguments& args) {
   out["taped_rows"] = plan.taped_rows;
   for (const auto& [name, value] : seconds) out[name] = value;
   out["gemm_rate"] = rate;
+  const double run_hours =
+      ClusterStepSeconds(time, config, args.machines, plan.weights, args.net_gbit * 1e9 / 8) *
+      static_cast<double>(config.train.steps) / 3600;
+  out["machines"] = args.machines;
+  out["run_hours"] = run_hours;
   if (args.json) {
     PrintJsonLine(out);
     return;
@@ -145,6 +152,14 @@ void RunPlan(const PlanArguments& args) {
       "tape; products at {:.0f} GFLOP/s\n",
       plan.micro_batch_rows, plan.row_bytes >> 10, samples, tokens, plan.taped_rows,
       work.rows_sampled, rate / 1e9);
+  fmt::print("{} steps: {:.4g} hours", config.train.steps, run_hours);
+  if (args.machines > 1) {
+    fmt::print(
+        " on {} machines like this one, joined at {} Gbit/s (a figure to compare with: the program "
+        "runs on one machine so far)",
+        args.machines, args.net_gbit);
+  }
+  fmt::print("\n");
 }
 
 }  // namespace
@@ -178,6 +193,12 @@ void AddPlan(CLI::App& app, int&) {
   verb->add_option("--completion-tokens", args->completion_tokens,
                    "tokens of a sample; 0: rollout.max_new_tokens, the longest step")
       ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  verb->add_option("--machines", args->machines, "machines like this one that share the prompts")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  verb->add_option("--net-gbit", args->net_gbit, "Gbit/s that each of them sends and receives")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   verb->add_flag("--json", args->json, "an object on stdout");
   verb->callback([args] { RunPlan(*args); });

@@ -54,6 +54,8 @@ void VisitFields(Fields& f, ModelInitConfig& c) {
   f.Field("num_heads", c.num_heads, "query heads", Range(1, 1024));
   f.Field("num_kv_heads", c.num_kv_heads, "key and value heads; divides num_heads", Range(1, 1024));
   f.Field("head_dim", c.head_dim, "width of a head; even", Range(2, 1024));
+  f.Field("vocab_size", c.vocab_size, "entries of the embedding; 0: the byte tokenizer's",
+          Range(0, 1 << 24));
   f.Field("max_position", c.max_position, "longest sequence, prompt and answer",
           Range(1, kMaxSize));
   f.Field("rope_theta", c.rope_theta, "base of the rotary embedding", Above(0));

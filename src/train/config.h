@@ -20,6 +20,7 @@ struct ModelInitConfig {  // [model.init]: a fresh byte-level model, used when m
   idx num_heads = 4;
   idx num_kv_heads = 2;
   idx head_dim = 16;
+  idx vocab_size = 0;
   idx max_position = 256;
   double rope_theta = 10000.0;
   std::string rope_type = "default";

@@ -68,6 +68,12 @@ struct StepTimePlan {
   double total() const { return prefill + decode + recheck + forward + head + backward + update; }
 };
 
+// Seconds of a step on several machines like this one, each with its share of the prompts: the
+// gradient goes in and out of each once, at `net` bytes a second, and every machine takes the
+// optimizer step. A figure to compare with: the program runs on one machine so far.
+double ClusterStepSeconds(const StepTimePlan& time, const TrainConfig& config, idx machines,
+                          idx gradient_bytes, double net);
+
 // Measures sampler, learner and optimizer in this process, on random weights of the model's shape
 // but of one and of three layers, and scales to a step of `completion_tokens` a sample. Takes some
 // seconds, and the memory of such a model.

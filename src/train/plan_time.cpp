@@ -18,14 +18,17 @@ class Best {
  public:
   template <class Body>
   void Time(const Body& body) {
+    if (seconds_ < 1e30 && seconds_ > kLong) return;
     const double start = Seconds();
     body();
-    // The first call also pays for the memory that it touches first.
-    if (calls_++ > 0) seconds_ = std::min(seconds_, Seconds() - start);
+    const double took = Seconds() - start;
+    // The first call also pays for the memory that it touches first, unless that is a small part.
+    if (calls_++ > 0 || took > kLong) seconds_ = std::min(seconds_, took);
   }
   double seconds() const { return seconds_; }
 
  private:
+  static constexpr double kLong = 5;  // seconds of a call that once is enough of
   int calls_ = 0;
   double seconds_ = 1e30;
 };
@@ -74,16 +77,14 @@ class StepTimer {
         model_(model),
         step_(step),
         plan_(plan),
-        more_layers_(std::min<idx>(kLayers, model.num_layers)),
+        more_layers_(std::min(LayerSize(model) > kLarge ? 2 : kLayers, model.num_layers)),
+        head_vocab_(std::min(model.vocab_size, kLarge / model.hidden_size)),
         one_(Cut(1, kVocab), config),
         more_(Cut(more_layers_, kVocab), config),
-        head_(Cut(1, model.vocab_size), config) {
+        head_(Cut(1, head_vocab_), config) {
     // As many rows as give work that takes about the time that it may.
-    const double d = static_cast<double>(model.hidden_size);
-    const double head = d * static_cast<double>(model.vocab_size);
-    const double layer =
-        d * static_cast<double>(model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads) +
-                                3 * model.intermediate_size);
+    const double head = static_cast<double>(model.hidden_size * model.vocab_size);
+    const double layer = static_cast<double>(LayerSize(model));
     rows_ = std::clamp<idx>(static_cast<idx>(kWork / (layer * (1 + kLayers) + head)), 128, 2048);
   }
 
@@ -119,7 +120,8 @@ class StepTimer {
     out.recheck = forward_row * static_cast<double>(RecheckRows(plan_.taped_rows));
     out.forward = forward_row * (learned - found + static_cast<double>(plan_.rows_rerun));
     out.backward = std::max(0.0, all.At(layers) - forward.At(layers)) / measured * learned;
-    out.head = std::max(0.0, head.seconds() - all.first) / static_cast<double>(measured_tokens_) *
+    out.head = std::max(0.0, head.seconds() - all.first) * head_scale() /
+               static_cast<double>(measured_tokens_) *
                static_cast<double>(step_.samples * step_.tokens * config_.train.epochs);
     out.update = Update() * static_cast<double>(updates);
     return out;
@@ -127,8 +129,18 @@ class StepTimer {
 
  private:
   static constexpr idx kLayers = 3;
-  static constexpr idx kVocab = 64;      // where the head is not what is measured
-  static constexpr double kWork = 4e10;  // parameters times rows of one round of measurements
+  static constexpr idx kVocab = 64;            // where the head is not what is measured
+  static constexpr double kWork = 4e10;        // parameters times rows of one round of measurements
+  static constexpr idx kLarge = idx{1} << 26;  // parameters of a layer or a head to be sparing with
+
+  static idx LayerSize(const ModelConfig& m) {
+    return m.hidden_size *
+           (m.head_dim * (2 * m.num_heads + 2 * m.num_kv_heads) + 3 * m.intermediate_size);
+  }
+  // The head's time goes with the vocabulary.
+  double head_scale() const {
+    return static_cast<double>(model_.vocab_size) / static_cast<double>(head_vocab_);
+  }
 
   ModelConfig Cut(idx layers, idx vocab) const {
     ModelConfig c = model_;
@@ -242,7 +254,7 @@ class StepTimer {
         const idx rows = std::min(kLogitRows, batch - first);
         head_.model.Logits(hidden.data() + first * ld, rows, logits.data());
         ParallelFor(rows, [&](idx r) {
-          (void)SampleToken(logits.data() + r * ld_v, model_.vocab_size, sampling, {}, 0.5);
+          (void)SampleToken(logits.data() + r * ld_v, head_vocab_, sampling, {}, 0.5);
         });
       }
     };
@@ -254,7 +266,7 @@ class StepTimer {
       all.Time([&] { more_.model.Forward(more.runs, hidden.data()); });
       head.Time(run_head);
     }
-    return Layers(first, all).At(model_.num_layers) + head.seconds();
+    return Layers(first, all).At(model_.num_layers) + head.seconds() * head_scale();
   }
 
   // Groups of the real lengths; fewer of them, and fewer samples, where these are many rows.
@@ -298,7 +310,7 @@ class StepTimer {
         head_.packed.Update(head_.weights);
       });
     }
-    return best.seconds() * static_cast<double>(SlabSize(ListTensors(model_))) /
+    return best.seconds() * static_cast<double>(SlabLayout(model_).size) /
            static_cast<double>(head_.weights.layout.size);
   }
 
@@ -306,7 +318,7 @@ class StepTimer {
   const ModelConfig& model_;
   const StepShape& step_;
   const MemoryPlan& plan_;
-  idx more_layers_;
+  idx more_layers_, head_vocab_;
   Probe<T> one_, more_, head_;
   idx rows_ = 0;  // to measure with
   std::vector<RolloutGroup> groups_;
@@ -314,6 +326,16 @@ class StepTimer {
 };
 
 }  // namespace
+
+double ClusterStepSeconds(const StepTimePlan& time, const TrainConfig& config, idx machines,
+                          idx gradient_bytes, double net) {
+  if (machines == 1) return time.total();
+  const idx prompts = config.rollout.prompts;
+  const double share = static_cast<double>(CeilDiv(prompts, std::min(machines, prompts))) /
+                       static_cast<double>(prompts);
+  return (time.total() - time.update) * share + time.update +
+         2 * static_cast<double>(gradient_bytes) / net;
+}
 
 StepTimePlan PlanStepTime(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
                           idx completion_tokens, const MemoryPlan& plan) {

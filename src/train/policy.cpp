@@ -41,7 +41,7 @@ Tokenizer PolicyTokenizer(const TrainConfig& config) {
 ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) {
   ModelConfig c;
   SetArchitecture(c, init.architecture, "model.init.architecture");
-  c.vocab_size = tokenizer.vocab_size();
+  c.vocab_size = init.vocab_size > 0 ? init.vocab_size : tokenizer.vocab_size();
   c.hidden_size = init.hidden_size;
   c.intermediate_size = init.intermediate_size;
   c.num_layers = init.num_layers;
