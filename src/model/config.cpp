@@ -140,6 +140,72 @@ void ValidateRope(const ModelConfig& config, const std::string& where) {
 
 }  // namespace
 
+bool LoraConfig::has(std::string_view target) const {
+  return on() && std::find(targets.begin(), targets.end(), target) != targets.end();
+}
+
+double LoraConfig::scale() const {
+  const auto r = static_cast<double>(rank);
+  return alpha / (rank_stabilized ? std::sqrt(r) : r);
+}
+
+std::span<const std::string_view> LoraTargets() {
+  static constexpr std::string_view kTargets[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                  "gate_proj", "up_proj", "down_proj"};
+  return kTargets;
+}
+
+idx LinearShape::n() const {
+  idx rows = 0;
+  for (const Part& part : parts) rows += part.rows;
+  return rows;
+}
+
+idx LinearShape::adapter_columns(const LoraConfig& lora) const {
+  idx columns = 0;
+  for (const Part& part : parts) columns += lora.has(part.name) ? lora.rank : 0;
+  return columns;
+}
+
+LayerShapes::LayerShapes(const ModelConfig& config) {
+  const idx d = config.hidden_size;
+  const idx f = config.intermediate_size;
+  const idx q = config.num_heads * config.head_dim;
+  const idx kv = config.num_kv_heads * config.head_dim;
+  qkv = {"self_attn", {{"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}}, d};
+  o = {"self_attn", {{"o_proj", d}}, q};
+  gate_up = {"mlp", {{"gate_proj", f}, {"up_proj", f}}, d};
+  down = {"mlp", {{"down_proj", d}}, f};
+}
+
+std::vector<TensorSpec> ListAdapterTensors(const ModelConfig& config) {
+  const LayerShapes shapes(config);
+  const idx rank = config.lora.rank;
+  Layout layout;
+  for (idx i = 0; i < config.num_layers; ++i) {
+    for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
+      const auto name = [&](const LinearShape::Part& part, char matrix) {
+        return fmt::format("model.layers.{}.{}.{}.lora_{}.weight", i, linear->block, part.name,
+                           matrix);
+      };
+      bool first = true;
+      for (const LinearShape::Part& part : linear->parts) {
+        if (!config.lora.has(part.name)) continue;
+        if (first) {
+          layout.Matrix(name(part, 'A'), rank, linear->k);
+        } else {
+          layout.MatrixJoined(name(part, 'A'), rank, linear->k);
+        }
+        first = false;
+      }
+      for (const LinearShape::Part& part : linear->parts) {
+        if (config.lora.has(part.name)) layout.Matrix(name(part, 'B'), part.rows, rank);
+      }
+    }
+  }
+  return layout.Take();
+}
+
 double YarnAttentionFactor(double factor, double mscale) {
   return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
 }

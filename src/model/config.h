@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,21 @@
 #include "base/types.h"
 
 namespace opo {
+
+// A LoRA adapter (arXiv 2106.09685): y = x W^T + scale (x A^T) B^T for the target matrices W (n, k)
+// of every layer, with A (rank, k) and B (n, rank). W is frozen, A and B are trained. Names and
+// scale are PEFT's.
+struct LoraConfig {
+  idx rank = 0;  // 0: no adapter
+  double alpha = 16;
+  bool rank_stabilized = false;      // scale = alpha / sqrt(rank), not alpha / rank
+  std::vector<std::string> targets;  // of LoraTargets(), in its order
+  bool on() const { return rank > 0; }
+  bool has(std::string_view target) const;
+  double scale() const;
+};
+// q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.
+std::span<const std::string_view> LoraTargets();
 
 // How RoPE is stretched for contexts longer than those of pre-training, as transformers does it.
 enum class RopeType {
@@ -56,6 +72,7 @@ struct ModelConfig {
   TokenId bos_id = -1;          // -1: none
   TokenId pad_id = -1;
   std::vector<TokenId> eos_ids;  // any of these ends a completion
+  LoraConfig lora;
 };
 
 // The angle of pair i, (i, i + Dh/2), of a head at position p is p * result[i].
@@ -73,10 +90,9 @@ std::vector<double> Llama3Factors(const ModelConfig& config, const RopeScaling& 
 // ("model.layers.0.self_attn.q_proj.weight").
 struct TensorSpec {
   std::string name;
-  idx rows = 0;    // outputs (N); 1 for a vector
-  idx cols = 0;    // inputs (K)
-  idx offset = 0;  // in floats, in the slab that holds all weights
-  bool trainable = true;
+  idx rows = 0;            // outputs (N); 1 for a vector
+  idx cols = 0;            // inputs (K)
+  idx offset = 0;          // in floats, in the slab that holds all weights
   bool is_vector = false;  // norms and biases: shape (cols), not (1, cols)
   idx size() const { return rows * cols; }
 };
@@ -84,6 +100,28 @@ struct TensorSpec {
 // The weights of a model, each once, in the order of the slab. In a layer q, k and v stand next to
 // each other, and so do gate and up: each triple or pair is one GEMM.
 std::vector<TensorSpec> ListTensors(const ModelConfig& config);
+
+// The adapter of config.lora in the same form: "model.layers.0.self_attn.q_proj.lora_A.weight" and
+// so on. The A of q, k, v stand next to each other, and so do those of gate and up.
+std::vector<TensorSpec> ListAdapterTensors(const ModelConfig& config);
+
+// The matrices of a layer that are one product each, with their parts' names and outputs.
+struct LinearShape {
+  struct Part {
+    std::string_view name;  // "q_proj"
+    idx rows = 0;
+  };
+  std::string_view block;  // "self_attn" or "mlp"
+  std::vector<Part> parts;
+  idx k = 0;  // inputs
+  idx n() const;
+  // Inner columns of the adapter: its rank for each part that it has, side by side.
+  idx adapter_columns(const LoraConfig& lora) const;
+};
+struct LayerShapes {
+  explicit LayerShapes(const ModelConfig& config);
+  LinearShape qkv, o, gate_up, down;
+};
 
 // Total floats of the slab. Every tensor starts at a multiple of 16 floats (one cache line).
 idx SlabSize(const std::vector<TensorSpec>& tensors);

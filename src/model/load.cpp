@@ -66,6 +66,7 @@ void SetArchitecture(ModelConfig& config, std::string_view name, const std::stri
 
 std::unique_ptr<ModelSource> OpenModel(const std::string& path) {
   std::error_code ignored;
+  if (IsAdapterFolder(path)) return OpenMerged(path);
   if (std::filesystem::is_directory(path, ignored)) return OpenHfFolder(path);
   if (!std::filesystem::exists(path, ignored)) {
     Fail(ErrorCode::kInput, "{}: there is no such model; give a .gguf file or a folder", path);

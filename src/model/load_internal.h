@@ -2,7 +2,7 @@
 #pragma once
 
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
@@ -29,11 +29,13 @@ const Architecture& FindArchitecture(std::string_view name, const std::string& w
 // config.json and generation_config.json of a folder. Throws Error(kInput) naming the key and its
 // value where it asks for arithmetic that we do not have.
 ModelConfig ReadHfConfig(const std::string& folder);
-// A file that holds one JSON object: of bounded size and depth, no key twice.
-nlohmann::json ParseJsonFile(const std::string& path);
 bool Exists(const std::string& path);
 
 std::unique_ptr<ModelSource> OpenGguf(const std::string& path);
 std::unique_ptr<ModelSource> OpenHfFolder(const std::string& folder);
+std::unique_ptr<ModelSource> OpenMerged(const std::string& adapter_folder);
+
+// An object; double keys, deep nesting and large files are refused.
+nlohmann::json ParseJsonFile(const std::string& path);
 
 }  // namespace opo

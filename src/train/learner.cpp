@@ -291,7 +291,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
   Head(groups, micro, grad != nullptr ? &loss : nullptr, grad, result);
   if (grad == nullptr) return;
   model_.Backward(dresidual_.data(), micro.rows, micro.grad_runs, layout_, grad);
-  AddLookup(micro.row_tokens, micro.rows);
+  if (layout_.embed >= 0) AddLookup(micro.row_tokens, micro.rows);
   for (Segment<T>* sample : taped_samples) sample->Clear();
 }
 
@@ -369,8 +369,9 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       result.kl_sum += difference;
     }
     if (loss == nullptr) continue;
-    model_.LogitsGrad(dhidden_.data(), grad + layout_.head, dlogits_.data(), hidden_.data(), rows);
-    model_.FinalNormGrad(dhead_rows_.data(), grad + layout_.final_norm, dhidden_.data(), chunk);
+    const auto place = [&](idx offset) { return offset < 0 ? nullptr : grad + offset; };
+    model_.LogitsGrad(dhidden_.data(), place(layout_.head), dlogits_.data(), hidden_.data(), rows);
+    model_.FinalNormGrad(dhead_rows_.data(), place(layout_.final_norm), dhidden_.data(), chunk);
     for (idx r = 0; r < rows; ++r) {
       const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
       if (target.rollout == nullptr) continue;

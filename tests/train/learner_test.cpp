@@ -144,7 +144,7 @@ TEST_P(GoldenModel, GradientAgreesWithPyTorch) {
 INSTANTIATE_TEST_SUITE_P(Goldens, GoldenModel,
                          testing::Values("tiny_llama_tied", "tiny_llama_untied", "tiny_qwen2",
                                          "tiny_qwen3", "tiny_llama3_rope", "tiny_mistral_linear",
-                                         "tiny_qwen2_yarn", "tiny_qwen3_yarn"));
+                                         "tiny_qwen2_yarn", "tiny_qwen3_yarn", "tiny_lora"));
 INSTANTIATE_TEST_SUITE_P(Goldens, GoldenWithScaledRope,
                          testing::Values("tiny_llama3_rope", "tiny_mistral_linear",
                                          "tiny_qwen2_yarn", "tiny_qwen3_yarn"));
