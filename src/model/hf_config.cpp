@@ -147,9 +147,6 @@ class Fields {
   void RequireFloat(const char* key, double neutral) const {
     if (FloatOr(key, neutral) != neutral) Refuse(key);
   }
-  void RequireAbsent(const char* key) const {
-    if (Find(key) != nullptr) Refuse(key);
-  }
 
  private:
   [[noreturn]] void FailKind(const char* key, const Json& value, const char* wanted) const {
