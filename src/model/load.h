@@ -78,7 +78,7 @@ void SaveAdapter(const std::string& folder, const ModelConfig& config, const std
 void SaveHfModel(const std::string& folder, const ModelConfig& config, std::span<const float> slab,
                  DType dtype);
 // The same of a source, one tensor in memory at a time. A source that is such a folder passes on
-// its config.json but for the type, and its generation_config.json; that of other sources names
+// its config.json but for the type, and its generation_config.json; those of other sources name
 // `more_eos` too, what the tokenizer knows to end a turn.
 void SaveHfModel(const std::string& folder, const ModelSource& source,
                  const std::vector<TokenId>& more_eos, DType dtype);

@@ -177,7 +177,7 @@ void SaveHfModel(const std::string& folder, const ModelSource& source,
       std::vector<TokenId>& ids = with_eos.eos_ids;
       if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
     }
-    WriteFolder(folder, config, fill, dtype, MakeConfig(config, architecture, dtype),
+    WriteFolder(folder, config, fill, dtype, MakeConfig(with_eos, architecture, dtype),
                 MakeGenerationConfig(with_eos, source.gguf()).dump(2) + "\n");
     return;
   }

@@ -2,9 +2,11 @@
 // works, read all of it. The only failure allowed is Error(kInput).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -15,10 +17,23 @@ namespace opo {
 
 inline constexpr idx kMaxFuzzElements = idx{1} << 20;
 
+// The parts of a split model stand one after the other: a part starts at every magic.
+inline std::vector<GgufBytes> CutIntoParts(std::span<const std::byte> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  std::vector<GgufBytes> parts;
+  for (std::size_t start = 0; start == 0 || start < text.size();) {
+    const std::size_t end = std::min(text.find("GGUF", start + 1), text.size());
+    parts.push_back({bytes.subspan(start, end - start), "fuzz.gguf"});
+    start = end;
+    if (start == 0) break;
+  }
+  return parts;
+}
+
 // True where the file was read to its end.
 inline bool TryGguf(std::span<const std::byte> bytes) {
   try {
-    const GgufFile file = GgufFile::Parse(bytes, "fuzz.gguf");
+    const GgufFile file = GgufFile::ParseParts(CutIntoParts(bytes));
     idx total = 0;
     for (const GgufTensor& tensor : file.tensors()) {
       OPO_CHECK(tensor.bytes <= bytes.size() && tensor.offset <= bytes.size() - tensor.bytes);

@@ -11,6 +11,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "format/gguf.h"
 #include "text/shared_data.h"
 #include "text/tokenizer_parts.h"
 
@@ -275,11 +276,8 @@ TEST(Tokenizer, ReadsNamesAndEndsOfTurnFromTheFolder) {
   EXPECT_THROW(Tokenizer::Load(folder.path()), Error);
 }
 
-void ExpectSaveKeeps(const Tokenizer& tokenizer, const std::vector<std::string>& texts) {
-  const TempFolder folder("saved");
-  tokenizer.Save(folder.path());
-  EXPECT_TRUE(std::filesystem::exists(folder.path() + "/special_tokens_map.json"));
-  const Tokenizer again = Tokenizer::Load(folder.path());
+void ExpectSame(const Tokenizer& again, const Tokenizer& tokenizer,
+                const std::vector<std::string>& texts) {
   EXPECT_EQ(again.vocab_size(), tokenizer.vocab_size());
   EXPECT_EQ(again.bos_id(), tokenizer.bos_id());
   EXPECT_EQ(again.pad_id(), tokenizer.pad_id());
@@ -292,6 +290,16 @@ void ExpectSaveKeeps(const Tokenizer& tokenizer, const std::vector<std::string>&
     ASSERT_EQ(again.TokenBytes(id, false), tokenizer.TokenBytes(id, false)) << id;
     ASSERT_EQ(again.SpecialText(id), tokenizer.SpecialText(id)) << id;
   }
+}
+
+// As a folder and as a GGUF.
+void ExpectSaveKeeps(const Tokenizer& tokenizer, const std::vector<std::string>& texts) {
+  const TempFolder folder("saved");
+  tokenizer.Save(folder.path());
+  EXPECT_TRUE(std::filesystem::exists(folder.path() + "/special_tokens_map.json"));
+  ExpectSame(Tokenizer::Load(folder.path()), tokenizer, texts);
+  WriteGguf(folder.path() + "/t.gguf", tokenizer.GgufKeys(tokenizer.vocab_size()), {});
+  ExpectSame(Tokenizer::Load(folder.path() + "/t.gguf"), tokenizer, texts);
 }
 
 TEST(Tokenizer, SaveAndLoadGiveTheSameTokenizer) {
