@@ -1,5 +1,6 @@
 // LoRA adapters as PEFT keeps them, and their merge into the base.
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -20,6 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "base_model.model.";  // of PEFT's tensor names
 constexpr idx kMaxRank = 4096;
+constexpr double kMaxAlpha = 1e6;
 
 std::string Shown(const Json& value) {
   return Quote(value.dump(-1, ' ', true, Json::error_handler_t::replace));
@@ -105,8 +107,9 @@ AdapterFile::AdapterFile(const std::string& folder)
     Fail(ErrorCode::kInput, "{}: 'r' must be a rank from 1 to {}", where, kMaxRank);
   }
   const auto alpha = json.find("lora_alpha");
-  if (alpha == json.end() || !alpha->is_number()) {
-    Fail(ErrorCode::kInput, "{}: 'lora_alpha' must be a number", where);
+  if (alpha == json.end() || !alpha->is_number() ||
+      !(std::abs(alpha->get<double>()) <= kMaxAlpha)) {
+    Fail(ErrorCode::kInput, "{}: 'lora_alpha' must be a number of at most {}", where, kMaxAlpha);
   }
   const auto stabilized = json.find("use_rslora");
   if (stabilized != json.end() && !stabilized->is_boolean() && !stabilized->is_null()) {

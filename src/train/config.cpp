@@ -135,7 +135,7 @@ void VisitFields(Fields& f, AlgorithmConfig& c) {
 void VisitFields(Fields& f, LoraSettings& c) {
   f.Field("rank", c.rank, "rank of the adapter; 0: none, the whole model is trained",
           Range(0, 4096));
-  f.Field("alpha", c.alpha, "the adapter's output is scaled by alpha / rank", Above(0));
+  f.Field("alpha", c.alpha, "the adapter's output is scaled by alpha / rank", Range(0, 1e6));
   f.Field("rank_stabilized", c.rank_stabilized, "scale by alpha / sqrt(rank) (rsLoRA)");
   f.Field("targets", c.targets, "matrices of each layer that have one");
 }

@@ -1,4 +1,4 @@
-// Replays the seeds of the fuzz target of Hugging Face folders.
+// Replays the seeds of the fuzz targets of Hugging Face and PEFT folders.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -10,16 +10,20 @@
 namespace opo {
 namespace {
 
-TEST(FuzzCorpus, HfFoldersReplay) {
-  const std::string folder = std::string(OPO_SOURCE_DIR) + "/tests/fuzz/corpus/hf_folder";
+template <class Try>
+void Replay(const std::string& target, const Try& try_folder) {
+  const std::string folder = std::string(OPO_SOURCE_DIR) + "/tests/fuzz/corpus/" + target;
   int num_read = 0;
   int num_refused = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    ++(TryHfFolder(ReadFile(entry.path().string())) ? num_read : num_refused);
+    ++(try_folder(ReadFile(entry.path().string())) ? num_read : num_refused);
   }
   EXPECT_GT(num_read, 1) << folder;
   EXPECT_GT(num_refused, 1) << folder;
 }
+
+TEST(FuzzCorpus, HfFoldersReplay) { Replay("hf_folder", TryHfFolder); }
+TEST(FuzzCorpus, AdaptersReplay) { Replay("adapter", TryAdapter); }
 
 }  // namespace
 }  // namespace opo

@@ -1,6 +1,6 @@
-// What the fuzz target of Hugging Face folders and the replay of its corpus do: files of a folder
-// out of bytes, opened as a model, and where that works, read to the end. The only failure allowed
-// is Error(kInput).
+// What the fuzz targets of Hugging Face and PEFT folders and the replay of their corpus do: files
+// of a folder out of bytes, opened as a model or an adapter, and where that works, read to the end.
+// The only failure allowed is Error(kInput).
 #pragma once
 
 #include <stdlib.h>
@@ -45,14 +45,53 @@ inline void WriteFolder(const std::string& folder, std::string_view bytes) {
   write("a.safetensors", texts[1].empty() ? "" : bytes);
 }
 
-// True where the model was read to its end.
-inline bool TryHfFolder(std::string_view bytes) {
+// One a process, removed when it ends.
+inline const std::string& ScratchFolder() {
   static const std::string folder = [] {
     std::string name = (std::filesystem::temp_directory_path() / "opo_folder_XXXXXX").string();
     OPO_CHECK(::mkdtemp(name.data()) != nullptr);
     std::atexit([] { std::filesystem::remove_all(folder); });
     return name;
   }();
+  return folder;
+}
+
+// An adapter of a llama with D = 8, F = 12, two heads of 4, one of them for K and V, one layer.
+// `bytes`: adapter_config.json, the byte 0xFF, adapter_model.safetensors. True where it was read to
+// its end.
+inline bool TryAdapter(std::string_view bytes) {
+  ModelConfig base;
+  base.vocab_size = 16;
+  base.hidden_size = 8;
+  base.intermediate_size = 12;
+  base.num_layers = base.num_kv_heads = 1;
+  base.num_heads = 2;
+  base.head_dim = 4;
+  const std::string folder = ScratchFolder() + "/adapter";
+  std::filesystem::create_directories(folder);
+  const std::size_t end = std::min(bytes.find('\xFF'), bytes.size());
+  const auto write = [&](const char* name, std::string_view content) {
+    std::ofstream(folder + "/" + name, std::ios::binary) << content;
+  };
+  write("adapter_config.json", bytes.substr(0, end));
+  write("adapter_model.safetensors", bytes.substr(std::min(end + 1, bytes.size())));
+  try {
+    const AdapterFile adapter(folder);
+    const ModelConfig config = adapter.Fit(base);
+    for (const TensorSpec& spec : ListAdapterTensors(config)) {
+      std::vector<float> values(static_cast<std::size_t>(spec.size()));
+      adapter.Read(spec, values);
+    }
+    return true;
+  } catch (const Error& e) {
+    OPO_CHECK(e.code() == ErrorCode::kInput);
+    return false;
+  }
+}
+
+// True where the model was read to its end.
+inline bool TryHfFolder(std::string_view bytes) {
+  const std::string& folder = ScratchFolder();
   WriteFolder(folder, bytes);
   try {
     const auto model = OpenModel(folder);
