@@ -27,15 +27,15 @@ void ApplySpec(const PreTokenizerSpec& spec, TokenizerParts& parts) {
   parts.nfc = spec.nfc;
 }
 
-Json ReadJson(const fs::path& path) {
-  const std::string text = ReadFile(path.string());
+Json ParseJson(std::string_view text, const std::string& source) {
   try {
     return Json::parse(text);
   } catch (const nlohmann::json::exception& e) {
-    Fail(ErrorCode::kInput, "{}: is not valid JSON ({}); fetch the file again", path.string(),
-         e.what());
+    Fail(ErrorCode::kInput, "{}: is not valid JSON ({}); fetch the file again", source, e.what());
   }
 }
+
+Json ReadJson(const fs::path& path) { return ParseJson(ReadFile(path.string()), path.string()); }
 
 // The member of an object, null where it is absent or `object` is none.
 const Json& Member(const Json& object, const char* key) {
@@ -185,55 +185,6 @@ void ReadAddedToken(const Json& token, TokenizerParts& parts) {
   entry.normalized = normalized.is_null() ? !special : normalized == Json(true);
 }
 
-void ReadTokenizerJson(const fs::path& path, TokenizerParts& parts) {
-  parts.source = path.string();
-  const Json file = ReadJson(path);
-  const Json& model = Member(file, "model");
-  const Json& type = Member(model, "type");  // absent in old files
-  if (!type.is_null() && type != Json("BPE")) {
-    RefuseField(parts.source, "model.type", Member(model, "type"));
-  }
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    const Json& value = Member(model, key);
-    if (!value.is_null() && value != Json("")) {
-      RefuseField(parts.source, std::string("model.") + key, value);
-    }
-  }
-  if (Member(model, "byte_fallback") == Json(true)) {
-    RefuseField(parts.source, "model.byte_fallback", Member(model, "byte_fallback"));
-  }
-  const Json& dropout = Member(model, "dropout");
-  if (!dropout.is_null() && dropout != Json(0.0)) {
-    RefuseField(parts.source, "model.dropout", dropout);
-  }
-  ReadVocabulary(Member(model, "vocab"), parts.source, parts);
-
-  const Json& merges = Member(model, "merges");
-  if (!merges.is_array()) Fail(ErrorCode::kInput, "{}: model.merges is missing", parts.source);
-  for (const Json& merge : merges) {
-    if (merge.is_string()) {
-      parts.merges.push_back(merge.get<std::string>());
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
-               merge[1].is_string()) {
-      parts.merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
-    } else {
-      Fail(ErrorCode::kInput, "{}: model.merges has {}, not two tokens", parts.source,
-           Shortened(merge));
-    }
-  }
-
-  ReadPreTokenizer(Member(file, "pre_tokenizer"), parts);
-  parts.whole_words = Member(model, "ignore_merges") == Json(true);  // here the file does say
-  parts.nfc = ReadsNfc(Member(file, "normalizer"), parts.source);
-  const Json& decoder = Member(file, "decoder");
-  if (!decoder.is_null() && Member(decoder, "type") != Json("ByteLevel")) {
-    RefuseField(parts.source, "decoder", decoder);
-  }
-
-  const Json& added = Member(file, "added_tokens");
-  for (const Json& token : added.is_array() ? added : Json::array()) ReadAddedToken(token, parts);
-}
-
 // --- vocab.json and merges.txt ----------------------------------------------------------------
 
 // vocab.json and merges.txt do not say how text is cut. special_tokens.json does (keys
@@ -376,6 +327,57 @@ OutJson HfPreTokenizer(const TokenizerParts& parts) {
 
 }  // namespace
 
+TokenizerParts ParseTokenizerJson(std::string_view text, const std::string& source) {
+  TokenizerParts parts;
+  parts.source = source;
+  const Json file = ParseJson(text, source);
+  const Json& model = Member(file, "model");
+  const Json& type = Member(model, "type");  // absent in old files
+  if (!type.is_null() && type != Json("BPE")) {
+    RefuseField(parts.source, "model.type", Member(model, "type"));
+  }
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    const Json& value = Member(model, key);
+    if (!value.is_null() && value != Json("")) {
+      RefuseField(parts.source, std::string("model.") + key, value);
+    }
+  }
+  if (Member(model, "byte_fallback") == Json(true)) {
+    RefuseField(parts.source, "model.byte_fallback", Member(model, "byte_fallback"));
+  }
+  const Json& dropout = Member(model, "dropout");
+  if (!dropout.is_null() && dropout != Json(0.0)) {
+    RefuseField(parts.source, "model.dropout", dropout);
+  }
+  ReadVocabulary(Member(model, "vocab"), parts.source, parts);
+
+  const Json& merges = Member(model, "merges");
+  if (!merges.is_array()) Fail(ErrorCode::kInput, "{}: model.merges is missing", parts.source);
+  for (const Json& merge : merges) {
+    if (merge.is_string()) {
+      parts.merges.push_back(merge.get<std::string>());
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+               merge[1].is_string()) {
+      parts.merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+    } else {
+      Fail(ErrorCode::kInput, "{}: model.merges has {}, not two tokens", parts.source,
+           Shortened(merge));
+    }
+  }
+
+  ReadPreTokenizer(Member(file, "pre_tokenizer"), parts);
+  parts.whole_words = Member(model, "ignore_merges") == Json(true);  // here the file does say
+  parts.nfc = ReadsNfc(Member(file, "normalizer"), parts.source);
+  const Json& decoder = Member(file, "decoder");
+  if (!decoder.is_null() && Member(decoder, "type") != Json("ByteLevel")) {
+    RefuseField(parts.source, "decoder", decoder);
+  }
+
+  const Json& added = Member(file, "added_tokens");
+  for (const Json& token : added.is_array() ? added : Json::array()) ReadAddedToken(token, parts);
+  return parts;
+}
+
 TokenizerParts ReadGgufTokenizer(const std::string& path) {
   const GgufFile file = GgufFile::Open(path);
   TokenizerParts parts;
@@ -456,7 +458,8 @@ TokenizerParts ReadTokenizerFolder(const std::string& folder_name) {
   const Json config = fs::exists(config_path) ? ReadJson(config_path) : Json();
   TokenizerParts parts;
   if (fs::exists(folder / "tokenizer.json")) {
-    ReadTokenizerJson(folder / "tokenizer.json", parts);
+    const fs::path path = folder / "tokenizer.json";
+    parts = ParseTokenizerJson(ReadFile(path.string()), path.string());
   } else if (fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt")) {
     ReadVocabAndMerges(folder, config, parts);
   } else {

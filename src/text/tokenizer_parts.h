@@ -53,6 +53,7 @@ std::string ByteText(std::uint8_t byte);
 bool BytesOfText(std::string_view text, std::string& bytes);
 
 TokenizerParts ReadGgufTokenizer(const std::string& path);
+TokenizerParts ParseTokenizerJson(std::string_view text, const std::string& source);
 TokenizerParts ReadTokenizerFolder(const std::string& folder);
 void WriteTokenizerFolder(const TokenizerParts& parts, const std::string& folder);
 
