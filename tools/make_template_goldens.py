@@ -416,6 +416,7 @@ add(r"""
 {{ tools | tojson(indent=2) }} {{ tools is none }} {{ documents is none }} {{ documents is defined }} {{ add_generation_prompt }}
 {{ strftime_now('%Y') | length }} {{ strftime_now('%d %b %Y') | length }} {{ strftime_now is defined }}
 {{ big }} {{ big * 10 }} {{ big / 10 }} {{ big // 7 }} {{ big ~ '' }} {{ 1e15 }} {{ 123456789012345678 }} {{ 1.0e15 }} {{ 100000000000000000.0 }} {{ 3.0 * 2 }} {{ 10 / 5 }}
+{{ 'x'.zfill(-9223372036854775807 - 1) }} {{ 'aa'.replace('a', 'b', -9223372036854775807 - 1) }} {{ 'x'.center(-5) }} {{ '%*d' % (-4, 7) }}| {{ range(5)[::-1] }} {{ -1.5 | filesizeformat }}
 {{ 'caf\u00e9' | length }} {{ 'e\u0301' | length }} {{ '👩‍🚀' | length }} {{ '👩‍🚀'[0] }} {{ ['👩‍🚀'] }} {{ uni | tojson }} {{ uni[::-1] }}
 """)
 

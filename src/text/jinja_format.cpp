@@ -124,7 +124,8 @@ class PercentWriter {
   std::int64_t Count() {
     if (Peek() == '*') {
       ++pos_;
-      return NeedInteger(Next(), "%*", meter_);
+      constexpr auto kMost = static_cast<std::int64_t>(kMaxTextBytes) + 1;
+      return std::clamp(NeedInteger(Next(), "%*", meter_), -kMost, kMost);
     }
     std::int64_t count = 0;
     while (Peek() >= '0' && Peek() <= '9') {

@@ -258,6 +258,7 @@ Value Partition(const std::string& text, std::string_view name, const Arguments&
 
 std::string ZeroFill(const std::string& text, std::int64_t width, Meter& m) {
   const bool sign = text.starts_with('-') || text.starts_with('+');
+  if (width <= 0) return text;
   const std::string digits = Pad(text.substr(sign ? 1 : 0), width - (sign ? 1 : 0), "0", '>', m);
   return (sign ? text.substr(0, 1) : "") + digits;
 }

@@ -213,8 +213,11 @@ Value Slice(const Value& object, const Value (&bounds)[3], Meter& meter) {
   const std::int64_t stop = bound(bounds[1], step < 0 ? -1 : size);
   if (object.Is<List>() && object.As<List>()->kind == ListKind::kRange) {
     const ListData& range = *object.As<List>();
-    return MakeRange(range.start + start * range.step, range.start + stop * range.step,
-                     range.step * step, meter);
+    const auto at = [&](std::int64_t i) {  // of the range's own numbers
+      return Integer('+', range.start, Integer('*', i, range.step, meter).integer(), meter)
+          .integer();
+    };
+    return MakeRange(at(start), at(stop), Integer('*', range.step, step, meter).integer(), meter);
   }
   std::vector<Value> taken;
   for (std::int64_t i = start; step < 0 ? i > stop : i < stop; i += step) {
@@ -383,6 +386,7 @@ std::string Strip(std::string_view text, const Value& set, bool left, bool right
 
 std::string Replace(const std::string& text, const std::string& from, const std::string& to,
                     std::int64_t count, Meter& meter) {
+  if (count < 0) count = INT64_MAX;
   std::string out;
   if (from.empty()) {  // between all characters, and at both ends
     const std::vector<std::string_view> characters = Characters(text, meter);
@@ -445,7 +449,7 @@ std::vector<std::string> SplitLines(std::string_view text, bool keep_ends, Meter
 
 std::string Pad(const std::string& text, std::int64_t width, std::string_view fill, char align,
                 Meter& meter) {
-  const std::int64_t missing = width - CountCharacters(text, meter);
+  const std::int64_t missing = std::max<std::int64_t>(0, width) - CountCharacters(text, meter);
   if (missing <= 0) return text;
   if (missing > static_cast<std::int64_t>(kMaxTextBytes)) meter.Text(kMaxTextBytes + 1);
   std::int64_t left = 0;

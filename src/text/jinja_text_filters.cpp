@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 
 #include "text/jinja_library.h"
 #include "text/python_text.h"
@@ -57,6 +59,8 @@ Value Truncate(const Value& value, const Arguments& arguments, Meter& meter) {
       bound[0].Is<Undefined>() ? 255 : NeedInteger(bound[0], "truncate", meter);
   const std::string end = bound[2].Is<Undefined>() ? "..." : NeedText(bound[2], "truncate", meter);
   const std::int64_t leeway = bound[3].IsMissing() ? 5 : NeedInteger(bound[3], "truncate", meter);
+  constexpr std::int64_t kMost = INT64_MAX / 4;
+  if (std::max(length, leeway) > kMost || length < 0) meter.Error("truncate to {}", length);
   const std::int64_t kept = length - CountCharacters(end, meter);
   if (kept < 0) meter.Error("truncate to less than its end");
   if (leeway < 0) meter.Error("truncate with a leeway below 0");
@@ -172,10 +176,11 @@ Value FileSize(const Value& value, const Arguments& arguments, Meter& meter) {
   std::optional<double> bytes;
   if (value.IsNumber()) bytes = value.number();
   if (value.IsText()) bytes = ParseFloat(value.text(), meter);
+  if (bytes.has_value() && !(std::abs(*bytes) < 1e300)) bytes.reset();
   if (!bytes.has_value()) meter.Error("filesizeformat of a {}", TypeName(value));
   const double base = binary ? 1024 : 1000;
   if (*bytes == 1) return Value(std::string("1 Byte"));
-  if (*bytes < base) return Value(fmt::format("{} Bytes", static_cast<std::int64_t>(*bytes)));
+  if (*bytes < base) return Value(fmt::format("{:.0f} Bytes", std::trunc(*bytes) + 0.0));
   double unit = base;
   std::string_view prefixes = binary ? "KMGTPEZY" : "kMGTPEZY";
   for (std::size_t i = 0;; ++i) {

@@ -263,6 +263,10 @@ Tokenizer Tokenizer::Load(const std::string& model_path) {
                                               : ReadGgufTokenizer(model_path)));
 }
 
+Tokenizer Tokenizer::FromJson(std::string_view text, const std::string& source) {
+  return Tokenizer(std::make_unique<Impl>(ParseTokenizerJson(text, source)));
+}
+
 Tokenizer Tokenizer::Bytes() {
   TokenizerParts parts;
   parts.source = "byte tokenizer";

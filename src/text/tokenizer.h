@@ -18,6 +18,8 @@ class Tokenizer {
  public:
   // `model_path`: a .gguf file or a folder. Throws Error(kInput) naming file and field.
   static Tokenizer Load(const std::string& model_path);
+  // Of the text of a tokenizer.json alone; `source` stands for it in errors.
+  static Tokenizer FromJson(std::string_view text, const std::string& source = "tokenizer.json");
   // The tiny models' own: one token a byte (ids 0..255), then <|endoftext|>, <|im_start|>,
   // <|im_end|>. Its chat template writes the messages' contents, each followed by a newline.
   static Tokenizer Bytes();
@@ -27,9 +29,10 @@ class Tokenizer {
   ~Tokenizer();
 
   // Markup of special tokens in `text` is plain text unless `parse_special`. Adds no BOS. Any bytes
-  // are accepted, valid UTF-8 or not; Decode(..., false) gives the same bytes back. Two exceptions
-  // are the model's own: Qwen 2 brings text to NFC first, and SmolLM's vocabulary lacks 21 bytes
-  // (six control characters, bytes that UTF-8 never or hardly uses), which become U+FFFD.
+  // are accepted, valid UTF-8 or not; Decode(..., false) gives the same bytes back. The exceptions
+  // are the model's own: Qwen 2 brings text to NFC first, SmolLM's vocabulary lacks 21 bytes (six
+  // control characters, bytes that UTF-8 never or hardly uses), which become U+FFFD, and added
+  // tokens with lstrip or rstrip take white space with them.
   std::vector<TokenId> Encode(std::string_view text, bool parse_special = false) const;
   std::string Decode(std::span<const TokenId> ids, bool skip_special = true) const;
   // The bytes of one token ("" for a special token when skipped). Ids out of range: "".

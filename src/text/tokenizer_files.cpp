@@ -18,24 +18,15 @@ using Json = nlohmann::json;             // read: its keys are found fast
 using OutJson = nlohmann::ordered_json;  // written: keys stay in order
 namespace fs = std::filesystem;
 
-constexpr const char* kSupported =
-    "byte-level BPE with Split (Isolated), Digits and ByteLevel steps, no normalizer or NFC";
-
-void ApplySpec(const PreTokenizerSpec& spec, TokenizerParts& parts) {
-  parts.pre = spec.kind;
-  parts.whole_words = spec.whole_words;
-  parts.nfc = spec.nfc;
-}
-
-Json ReadJson(const fs::path& path) {
-  const std::string text = ReadFile(path.string());
+Json ParseJson(std::string_view text, const std::string& source) {
   try {
     return Json::parse(text);
   } catch (const nlohmann::json::exception& e) {
-    Fail(ErrorCode::kInput, "{}: is not valid JSON ({}); fetch the file again", path.string(),
-         e.what());
+    Fail(ErrorCode::kInput, "{}: is not valid JSON ({}); fetch the file again", source, e.what());
   }
 }
+
+Json ReadJson(const fs::path& path) { return ParseJson(ReadFile(path.string()), path.string()); }
 
 // The member of an object, null where it is absent or `object` is none.
 const Json& Member(const Json& object, const char* key) {
@@ -97,7 +88,7 @@ void ReadMergeLines(const fs::path& path, TokenizerParts& parts) {
 [[noreturn]] void RefuseField(const std::string& source, std::string_view field,
                               const Json& value) {
   Fail(ErrorCode::kInput, "{}: {} is {}; supported is {}", source, field, Shortened(value),
-       kSupported);
+       kSupportedTokenizers);
 }
 
 // The pre-tokenizer of the file: one of ours where it is one, else its steps.
@@ -144,7 +135,7 @@ void ReadPreTokenizer(const Json& pre, TokenizerParts& parts) {
     spec = FindPreTokenizerByRegex(regexes[0]);
   }
   if (spec != nullptr) {
-    ApplySpec(*spec, parts);
+    parts.Apply(*spec);
   } else {
     parts.pre = PreTokenizer::kSteps;
     parts.steps = std::move(regexes);
@@ -185,65 +176,6 @@ void ReadAddedToken(const Json& token, TokenizerParts& parts) {
   entry.normalized = normalized.is_null() ? !special : normalized == Json(true);
 }
 
-void ReadTokenizerJson(const fs::path& path, TokenizerParts& parts) {
-  parts.source = path.string();
-  const Json file = ReadJson(path);
-  const Json& model = Member(file, "model");
-  const Json& type = Member(model, "type");  // absent in old files
-  if (!type.is_null() && type != Json("BPE")) {
-    RefuseField(parts.source, "model.type", Member(model, "type"));
-  }
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    const Json& value = Member(model, key);
-    if (!value.is_null() && value != Json("")) {
-      RefuseField(parts.source, std::string("model.") + key, value);
-    }
-  }
-  if (Member(model, "byte_fallback") == Json(true)) {
-    RefuseField(parts.source, "model.byte_fallback", Member(model, "byte_fallback"));
-  }
-  const Json& dropout = Member(model, "dropout");
-  if (!dropout.is_null() && dropout != Json(0.0)) {
-    RefuseField(parts.source, "model.dropout", dropout);
-  }
-  ReadVocabulary(Member(model, "vocab"), parts.source, parts);
-
-  const Json& merges = Member(model, "merges");
-  if (!merges.is_array()) Fail(ErrorCode::kInput, "{}: model.merges is missing", parts.source);
-  for (const Json& merge : merges) {
-    if (merge.is_string()) {
-      parts.merges.push_back(merge.get<std::string>());
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
-               merge[1].is_string()) {
-      parts.merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
-    } else {
-      Fail(ErrorCode::kInput, "{}: model.merges has {}, not two tokens", parts.source,
-           Shortened(merge));
-    }
-  }
-
-  ReadPreTokenizer(Member(file, "pre_tokenizer"), parts);
-  parts.whole_words = Member(model, "ignore_merges") == Json(true);  // here the file does say
-  parts.nfc = ReadsNfc(Member(file, "normalizer"), parts.source);
-  const Json& decoder = Member(file, "decoder");
-  if (!decoder.is_null() && Member(decoder, "type") != Json("ByteLevel")) {
-    RefuseField(parts.source, "decoder", decoder);
-  }
-
-  // A BOS before every text is a template that starts with a token in place of the text.
-  const Json& post = Member(file, "post_processor");
-  const Json& steps = Member(post, "processors");
-  for (const Json& step : steps.is_array() ? steps : Json::array({post})) {
-    const Json& single = Member(step, "single");
-    if (single.is_array() && !single.empty() && single[0].contains("SpecialToken")) {
-      parts.add_bos = true;
-    }
-  }
-
-  const Json& added = Member(file, "added_tokens");
-  for (const Json& token : added.is_array() ? added : Json::array()) ReadAddedToken(token, parts);
-}
-
 // --- vocab.json and merges.txt ----------------------------------------------------------------
 
 // vocab.json and merges.txt do not say how text is cut. special_tokens.json does (keys
@@ -279,7 +211,7 @@ void ReadVocabAndMerges(const fs::path& folder, const Json& config, TokenizerPar
       }
     }
     if (spec == nullptr) RefuseField(parts.source, "pattern", pattern);
-    ApplySpec(*spec, parts);
+    parts.Apply(*spec);
     const Json& normalizer = Member(file, "normalizer");
     if (!normalizer.is_null() && normalizer != Json("NFC")) {
       RefuseField(parts.source, "normalizer", normalizer);
@@ -297,9 +229,9 @@ void ReadVocabAndMerges(const fs::path& folder, const Json& config, TokenizerPar
   }
   const Json& type = Member(config, "tokenizer_class");
   if (type.is_null() || type == Json("GPT2Tokenizer") || type == Json("GPT2TokenizerFast")) {
-    ApplySpec(SpecOf(PreTokenizer::kGpt2), parts);
+    parts.Apply(SpecOf(PreTokenizer::kGpt2));
   } else if (type == Json("Qwen2Tokenizer") || type == Json("Qwen2TokenizerFast")) {
-    ApplySpec(SpecOf(PreTokenizer::kQwen2), parts);
+    parts.Apply(SpecOf(PreTokenizer::kQwen2));
   } else {
     RefuseField((folder / "tokenizer_config.json").string(), "tokenizer_class", type);
   }
@@ -348,12 +280,6 @@ void ReadTemplate(const fs::path& folder, const Json& config, TokenizerParts& pa
     if (Member(named, "name") == Json("default") && Member(named, "template").is_string()) {
       parts.chat_template = Member(named, "template").get<std::string>();
     }
-  }
-}
-
-void AddEos(TokenizerParts& parts, TokenId id) {
-  if (id >= 0 && std::find(parts.eos.begin(), parts.eos.end(), id) == parts.eos.end()) {
-    parts.eos.push_back(id);
   }
 }
 
@@ -410,82 +336,64 @@ OutJson HfPreTokenizer(const TokenizerParts& parts) {
 
 }  // namespace
 
-TokenizerParts ReadGgufTokenizer(const std::string& path) {
-  const GgufFile file = GgufFile::Open(path);
+TokenizerParts ParseTokenizerJson(std::string_view text, const std::string& source) {
   TokenizerParts parts;
-  parts.source = path;
-  const std::string& model = file.GetString("tokenizer.ggml.model");
-  if (model != "gpt2") {
-    Fail(ErrorCode::kInput, "{}: tokenizer.ggml.model is \"{}\"; supported is \"gpt2\" ({})", path,
-         model, kSupported);
+  parts.source = source;
+  const Json file = ParseJson(text, source);
+  const Json& model = Member(file, "model");
+  const Json& type = Member(model, "type");  // absent in old files
+  if (!type.is_null() && type != Json("BPE")) {
+    RefuseField(parts.source, "model.type", Member(model, "type"));
   }
-  const std::string& pre = file.GetString("tokenizer.ggml.pre");
-  const PreTokenizerSpec* spec = FindPreTokenizerByGgufName(pre);
-  if (spec == nullptr) {
-    Fail(ErrorCode::kInput,
-         "{}: tokenizer.ggml.pre is \"{}\"; supported are gpt-2, smollm, llama-bpe and qwen2", path,
-         pre);
-  }
-  ApplySpec(*spec, parts);
-
-  const std::vector<std::string>& tokens = file.GetStrings("tokenizer.ggml.tokens");
-  if (tokens.empty() || static_cast<std::int64_t>(tokens.size()) > kMaxTokens) {
-    Fail(ErrorCode::kInput, "{}: tokenizer.ggml.tokens has {} entries; supported are 1 to {}", path,
-         tokens.size(), kMaxTokens);
-  }
-  std::vector<std::int64_t> types(tokens.size(), 1);
-  if (file.Has("tokenizer.ggml.token_type")) types = file.GetInts("tokenizer.ggml.token_type");
-  if (types.size() != tokens.size()) {
-    Fail(ErrorCode::kInput, "{}: tokenizer.ggml.token_type has {} entries for {} tokens", path,
-         types.size(), tokens.size());
-  }
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    TokenKind kind = TokenKind::kOrdinary;
-    switch (types[i]) {
-      case 1:  // normal
-        break;
-      case 2:  // unknown
-      case 3:  // control
-        kind = TokenKind::kSpecial;
-        break;
-      case 4:  // user defined
-        kind = TokenKind::kAdded;
-        break;
-      case 5:  // unused
-        kind = TokenKind::kUnused;
-        break;
-      default:
-        Fail(ErrorCode::kInput,
-             "{}: tokenizer.ggml.token_type of token {} is {}; supported are 1 "
-             "to 5",
-             path, i, types[i]);
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    const Json& value = Member(model, key);
+    if (!value.is_null() && value != Json("")) {
+      RefuseField(parts.source, std::string("model.") + key, value);
     }
-    parts.tokens.push_back({tokens[i], kind});
   }
-  parts.merges = file.GetStrings("tokenizer.ggml.merges");
+  if (Member(model, "byte_fallback") == Json(true)) {
+    RefuseField(parts.source, "model.byte_fallback", Member(model, "byte_fallback"));
+  }
+  const Json& dropout = Member(model, "dropout");
+  if (!dropout.is_null() && dropout != Json(0.0)) {
+    RefuseField(parts.source, "model.dropout", dropout);
+  }
+  ReadVocabulary(Member(model, "vocab"), parts.source, parts);
 
-  const auto id = [&](const char* key) -> TokenId {
-    if (!file.Has(key)) return -1;
-    const std::int64_t value = file.GetInt(key);
-    if (value < 0 || value >= static_cast<std::int64_t>(tokens.size())) {
-      Fail(ErrorCode::kInput, "{}: {} is {}, the vocabulary has {} tokens", path, key, value,
-           tokens.size());
+  const Json& merges = Member(model, "merges");
+  if (!merges.is_array()) Fail(ErrorCode::kInput, "{}: model.merges is missing", parts.source);
+  for (const Json& merge : merges) {
+    if (merge.is_string()) {
+      parts.merges.push_back(merge.get<std::string>());
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+               merge[1].is_string()) {
+      parts.merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+    } else {
+      Fail(ErrorCode::kInput, "{}: model.merges has {}, not two tokens", parts.source,
+           Shortened(merge));
     }
-    return static_cast<TokenId>(value);
-  };
-  parts.bos = id("tokenizer.ggml.bos_token_id");
-  // Where the file does not say, llama.cpp adds it for Llama 3 alone.
-  parts.add_bos = parts.pre == PreTokenizer::kLlama3;
-  if (file.Has("tokenizer.ggml.add_bos_token")) {
-    parts.add_bos = file.GetBool("tokenizer.ggml.add_bos_token");
   }
-  parts.pad = id("tokenizer.ggml.padding_token_id");
-  AddEos(parts, id("tokenizer.ggml.eos_token_id"));
-  AddEos(parts, id("tokenizer.ggml.eot_token_id"));
-  AddEos(parts, id("tokenizer.ggml.eom_token_id"));
-  if (file.Has("tokenizer.chat_template")) {
-    parts.chat_template = file.GetString("tokenizer.chat_template");
+
+  ReadPreTokenizer(Member(file, "pre_tokenizer"), parts);
+  parts.whole_words = Member(model, "ignore_merges") == Json(true);  // here the file does say
+  parts.nfc = ReadsNfc(Member(file, "normalizer"), parts.source);
+  const Json& decoder = Member(file, "decoder");
+  if (!decoder.is_null() && Member(decoder, "type") != Json("ByteLevel")) {
+    RefuseField(parts.source, "decoder", decoder);
   }
+
+  // A BOS before every text is a template that starts with a token in place of the text.
+  const Json& post = Member(file, "post_processor");
+  const Json& steps = Member(post, "processors");
+  for (const Json& step : steps.is_array() ? steps : Json::array({post})) {
+    const Json& single = Member(step, "single");
+    if (single.is_array() && !single.empty() && single[0].contains("SpecialToken")) {
+      parts.add_bos = true;
+    }
+  }
+
+  const Json& added = Member(file, "added_tokens");
+  for (const Json& token : added.is_array() ? added : Json::array()) ReadAddedToken(token, parts);
   return parts;
 }
 
@@ -495,7 +403,8 @@ TokenizerParts ReadTokenizerFolder(const std::string& folder_name) {
   const Json config = fs::exists(config_path) ? ReadJson(config_path) : Json();
   TokenizerParts parts;
   if (fs::exists(folder / "tokenizer.json")) {
-    ReadTokenizerJson(folder / "tokenizer.json", parts);
+    const fs::path path = folder / "tokenizer.json";
+    parts = ParseTokenizerJson(ReadFile(path.string()), path.string());
   } else if (fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt")) {
     ReadVocabAndMerges(folder, config, parts);
   } else {
@@ -509,7 +418,7 @@ TokenizerParts ReadTokenizerFolder(const std::string& folder_name) {
     parts.bos = bos;
   }
   parts.pad = NamedToken(config, "pad_token", config_path.string(), parts);
-  AddEos(parts, NamedToken(config, "eos_token", config_path.string(), parts));
+  parts.AddEos(NamedToken(config, "eos_token", config_path.string(), parts));
   const fs::path generation_path = folder / "generation_config.json";
   if (fs::exists(generation_path)) {
     const Json generation = ReadJson(generation_path);
@@ -517,7 +426,7 @@ TokenizerParts ReadTokenizerFolder(const std::string& folder_name) {
     for (const Json& id : eos.is_array()  ? eos
                           : eos.is_null() ? Json::array()
                                           : Json::array({eos})) {
-      AddEos(parts, CheckedId(id, generation_path.string(), "eos_token_id"));
+      parts.AddEos(CheckedId(id, generation_path.string(), "eos_token_id"));
     }
   }
   ReadTemplate(folder, config, parts);

@@ -1,4 +1,4 @@
-// A tokenizer as a GGUF's metadata, as llama.cpp's converter writes it.
+// A tokenizer as a GGUF's metadata, as llama.cpp's converter writes it: read and written.
 #include <algorithm>
 
 #include "base/error.h"
@@ -31,7 +31,99 @@ bool EndsTurnByName(const TokenEntry& token) {
 
 }  // namespace
 
+TokenizerParts ReadGgufTokenizer(const std::string& path) {
+  const GgufFile file = GgufFile::Open(path);
+  TokenizerParts parts;
+  parts.source = path;
+  const std::string& model = file.GetString("tokenizer.ggml.model");
+  if (model != "gpt2") {
+    Fail(ErrorCode::kInput, "{}: tokenizer.ggml.model is \"{}\"; supported is \"gpt2\" ({})", path,
+         model, kSupportedTokenizers);
+  }
+  const std::string& pre = file.GetString("tokenizer.ggml.pre");
+  const PreTokenizerSpec* spec = FindPreTokenizerByGgufName(pre);
+  if (spec == nullptr) {
+    Fail(ErrorCode::kInput,
+         "{}: tokenizer.ggml.pre is \"{}\"; supported are gpt-2, smollm, llama-bpe and qwen2", path,
+         pre);
+  }
+  parts.Apply(*spec);
+
+  const std::vector<std::string>& tokens = file.GetStrings("tokenizer.ggml.tokens");
+  if (tokens.empty() || static_cast<std::int64_t>(tokens.size()) > kMaxTokens) {
+    Fail(ErrorCode::kInput, "{}: tokenizer.ggml.tokens has {} entries; supported are 1 to {}", path,
+         tokens.size(), kMaxTokens);
+  }
+  std::vector<std::int64_t> types(tokens.size(), 1);
+  if (file.Has("tokenizer.ggml.token_type")) types = file.GetInts("tokenizer.ggml.token_type");
+  if (types.size() != tokens.size()) {
+    Fail(ErrorCode::kInput, "{}: tokenizer.ggml.token_type has {} entries for {} tokens", path,
+         types.size(), tokens.size());
+  }
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    TokenKind kind = TokenKind::kOrdinary;
+    switch (types[i]) {
+      case 1:  // normal
+        break;
+      case 2:  // unknown
+      case 3:  // control
+        kind = TokenKind::kSpecial;
+        break;
+      case 4:  // user defined
+        kind = TokenKind::kAdded;
+        break;
+      case 5:  // unused
+        kind = TokenKind::kUnused;
+        break;
+      default:
+        Fail(ErrorCode::kInput,
+             "{}: tokenizer.ggml.token_type of token {} is {}; supported are 1 "
+             "to 5",
+             path, i, types[i]);
+    }
+    parts.tokens.push_back({tokens[i], kind});
+  }
+  parts.merges = file.GetStrings("tokenizer.ggml.merges");
+
+  const auto id = [&](const char* key) -> TokenId {
+    if (!file.Has(key)) return -1;
+    const std::int64_t value = file.GetInt(key);
+    if (value < 0 || value >= static_cast<std::int64_t>(tokens.size())) {
+      Fail(ErrorCode::kInput, "{}: {} is {}, the vocabulary has {} tokens", path, key, value,
+           tokens.size());
+    }
+    return static_cast<TokenId>(value);
+  };
+  parts.bos = id("tokenizer.ggml.bos_token_id");
+  // Where the file does not say, llama.cpp adds it for Llama 3 alone.
+  parts.add_bos = parts.pre == PreTokenizer::kLlama3;
+  if (file.Has("tokenizer.ggml.add_bos_token")) {
+    parts.add_bos = file.GetBool("tokenizer.ggml.add_bos_token");
+  }
+  parts.pad = id("tokenizer.ggml.padding_token_id");
+  parts.AddEos(id("tokenizer.ggml.eos_token_id"));
+  parts.AddEos(id("tokenizer.ggml.eot_token_id"));
+  parts.AddEos(id("tokenizer.ggml.eom_token_id"));
+  if (file.Has("tokenizer.chat_template")) {
+    parts.chat_template = file.GetString("tokenizer.chat_template");
+  }
+  return parts;
+}
+
 std::vector<GgufKeyToWrite> GgufTokenizerKeys(const TokenizerParts& parts, idx vocab_size) {
+  if (parts.pre == PreTokenizer::kSteps) {
+    Fail(ErrorCode::kInput,
+         "{}: its pre-tokenizer has no name in GGUF, where {} are known; convert into a folder "
+         "instead",
+         parts.source, "gpt-2, smollm, llama-bpe and qwen2");
+  }
+  for (const TokenEntry& token : parts.tokens) {
+    if (!token.lstrip && !token.rstrip && !token.single_word) continue;
+    Fail(ErrorCode::kInput,
+         "{}: added token '{}' takes the white space beside it or stands alone (lstrip, rstrip, "
+         "single_word), which a GGUF cannot say; convert into a folder instead",
+         parts.source, token.text);
+  }
   const PreTokenizerSpec& spec = SpecOf(parts.pre);
   if (parts.whole_words != spec.whole_words || parts.nfc != spec.nfc) {
     Fail(ErrorCode::kInput,

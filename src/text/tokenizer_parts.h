@@ -2,6 +2,7 @@
 // Internal to the tokenizer.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -46,7 +47,20 @@ struct TokenizerParts {
   TokenId pad = -1;
   std::vector<TokenId> eos;  // as declared; names known to end a turn are added
   std::string chat_template;
+
+  void Apply(const PreTokenizerSpec& spec) {
+    pre = spec.kind;
+    whole_words = spec.whole_words;
+    nfc = spec.nfc;
+  }
+  // Where it is one (not -1) that is not there yet.
+  void AddEos(TokenId id) {
+    if (id >= 0 && std::find(eos.begin(), eos.end(), id) == eos.end()) eos.push_back(id);
+  }
 };
+
+inline constexpr const char* kSupportedTokenizers =
+    "byte-level BPE with Split (Isolated), Digits and ByteLevel steps, no normalizer or NFC";
 
 // GPT-2's byte alphabet: the character that stands for a byte in vocabulary files.
 std::string ByteText(std::uint8_t byte);
@@ -54,6 +68,7 @@ std::string ByteText(std::uint8_t byte);
 bool BytesOfText(std::string_view text, std::string& bytes);
 
 TokenizerParts ReadGgufTokenizer(const std::string& path);
+TokenizerParts ParseTokenizerJson(std::string_view text, const std::string& source);
 TokenizerParts ReadTokenizerFolder(const std::string& folder);
 std::vector<GgufKeyToWrite> GgufTokenizerKeys(const TokenizerParts& parts, idx vocab_size);
 void WriteTokenizerFolder(const TokenizerParts& parts, const std::string& folder);
