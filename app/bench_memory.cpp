@@ -116,8 +116,8 @@ idx StreamedBytes(const PackedWeights<T>& weights) {
   idx bytes = weights.head().data.bytes();
   for (idx l = 0; l < weights.config().num_layers; ++l) {
     const auto& layer = weights.layer(l);
-    bytes += layer.qkv.data.bytes() + layer.o.data.bytes() + layer.gate_up.data.bytes() +
-             layer.down.data.bytes();
+    bytes += layer.qkv.w.data.bytes() + layer.o.w.data.bytes() + layer.gate_up.w.data.bytes() +
+             layer.down.w.data.bytes();
   }
   return bytes;
 }

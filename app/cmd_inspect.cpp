@@ -96,7 +96,7 @@ void RunInit(InitArguments args) {
   if (c.vocab_size < tokenizer.vocab_size()) {
     Fail(ErrorCode::kUsage, "--vocab: the byte tokenizer needs {}", tokenizer.vocab_size());
   }
-  c.qkv_bias = c.architecture == "qwen2";
+  SetArchitecture(c, c.architecture, "--architecture");
   c.tied_embeddings = !args.untied;
   c.bos_id = tokenizer.bos_id();
   c.pad_id = tokenizer.pad_id();
@@ -214,8 +214,8 @@ void AddInit(CLI::App& app, int&) {
   c.max_position = 1024;
   CLI::App* verb = app.add_subcommand("init", "a fresh, seeded model of any shape, byte-level");
   verb->add_option("output", args->output, "the Hugging Face folder to write")->required();
-  verb->add_option("--architecture", c.architecture, "llama or qwen2")
-      ->check(CLI::IsMember({"llama", "qwen2"}))
+  verb->add_option("--architecture", c.architecture, "which arithmetic")
+      ->check(CLI::IsMember(ArchitectureNames()))
       ->capture_default_str();
   verb->add_option("--vocab", c.vocab_size, "vocabulary size; 0: the byte tokenizer's");
   verb->add_option("--hidden", c.hidden_size, "width of the residual stream")

@@ -9,6 +9,7 @@
 #include "model/load.h"
 #include "train/floor.h"
 #include "train/plan.h"
+#include "train/policy.h"
 #include "train/trainer.h"
 
 namespace opo {
@@ -90,9 +91,7 @@ void RunPlan(const PlanArguments& args) {
   const TrainConfig config = LoadTrainConfig(args.config, args.set);
   SelectIsa(config.run.isa);
   SetNumThreads(static_cast<int>(config.run.threads));
-  const ModelConfig model = config.model.path.empty()
-                                ? FreshModel(config.model.init, Tokenizer::Bytes())
-                                : OpenModel(config.model.path)->config();
+  const ModelConfig model = PolicyShape(config, PolicyTokenizer(config));
   const idx tokens =
       args.completion_tokens > 0 ? args.completion_tokens : config.rollout.max_new_tokens;
   const MemoryPlan plan = PlanStepMemory(config, model, args.prompt_tokens, tokens,

@@ -12,7 +12,8 @@ namespace opo {
 using nlohmann::ordered_json;
 
 void ModelOptions::Add(CLI::App& app, bool required) {
-  auto* option = app.add_option("--model", model, "a .gguf file or a Hugging Face folder");
+  auto* option = app.add_option("--model", model,
+                                "a .gguf file, a Hugging Face folder, or a PEFT folder (LoRA)");
   if (required) option->required();
   app.add_option("--dtype", dtype, "bf16, or f32 throughout")
       ->check(CLI::IsMember({"bf16", "f32"}))

@@ -30,7 +30,7 @@ struct LoadedModel {
   explicit LoadedModel(const std::string& path)
       : tokenizer(Tokenizer::Load(path)),
         prompts(tokenizer),
-        packed(LoadWeights(path), false),
+        packed(LoadWeights(path, SlabOf::kNothing), false),
         model(packed) {}
   Tokenizer tokenizer;
   PromptRenderer prompts;

@@ -48,29 +48,49 @@ float* GemmScratch() {
 }  // namespace
 
 template <class T>
-void PackedMatrix<T>::Pack(const float* src, idx lds, idx rows, idx cols) {
+void PackedMatrix<T>::Resize(idx rows, idx cols) {
   n = rows;
   k = cols;
   data.Reserve(PackedSize(n, k));
+}
+
+template <class T>
+void PackedMatrix<T>::PackAt(idx k0, const float* src, idx lds, idx cols) {
+  OPO_CHECK(k0 % kPad == 0 && k0 + cols <= k);
   const auto pack = ActiveKernels().of<T>().pack;
-  ParallelChunks(CeilDiv(n, kPanel), 4,
-                 [&](idx p0, idx p1) { pack(data.data(), src, lds, n, k, p0, p1); });
+  ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
+    const idx row = p * kPanel;
+    pack(data.data() + p * PanelSize(k) + k0 * kPanel, src + row * lds, lds, n - row, cols, 0, 1);
+  });
+}
+
+template <class T>
+template <class S>
+void PackedMatrix<T>::PackTransposedAt(idx k0, const S* src, idx lds, idx rows) {
+  OPO_CHECK(k0 % kPad == 0 && k0 + rows <= k);
+  const auto& kernels = ActiveKernels().of<T>();
+  ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
+    const idx col = p * kPanel;
+    T* panel = data.data() + p * PanelSize(k) + k0 * kPanel;
+    if constexpr (std::is_same_v<S, float>) {
+      kernels.pack_t_f32(panel, src + col, lds, rows, n - col, 0, 1);
+    } else {
+      kernels.pack_t(panel, src + col, lds, rows, n - col, 0, 1);
+    }
+  });
+}
+
+template <class T>
+void PackedMatrix<T>::Pack(const float* src, idx lds, idx rows, idx cols) {
+  Resize(rows, cols);
+  PackAt(0, src, lds, cols);
 }
 
 template <class T>
 template <class S>
 void PackedMatrix<T>::PackTransposed(const S* src, idx lds, idx rows, idx cols) {
-  n = cols;
-  k = rows;
-  data.Reserve(PackedSize(n, k));
-  const auto& kernels = ActiveKernels().of<T>();
-  ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
-    if constexpr (std::is_same_v<S, float>) {
-      kernels.pack_t_f32(data.data(), src, lds, k, n, p, p + 1);
-    } else {
-      kernels.pack_t(data.data(), src, lds, k, n, p, p + 1);
-    }
-  });
+  Resize(cols, rows);
+  PackTransposedAt(0, src, lds, rows);
 }
 
 template <class T>
@@ -126,6 +146,8 @@ template struct PackedLeft<bf16>;
 template void PackedMatrix<float>::PackTransposed(const float*, idx, idx, idx);
 template void PackedMatrix<bf16>::PackTransposed(const float*, idx, idx, idx);
 template void PackedMatrix<bf16>::PackTransposed(const bf16*, idx, idx, idx);
+template void PackedMatrix<float>::PackTransposedAt(idx, const float*, idx, idx);
+template void PackedMatrix<bf16>::PackTransposedAt(idx, const float*, idx, idx);
 template void Gemm<float>(GemmArgs<float>, const PackedMatrix<float>&);
 template void Gemm<bf16>(GemmArgs<bf16>, const PackedMatrix<bf16>&);
 template void WeightGrad<float>(float*, idx, const float*, idx, idx, const float*, idx, idx, idx,

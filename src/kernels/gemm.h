@@ -18,6 +18,13 @@ struct PackedMatrix {
   // B = src^T, src (k, n) of float or T: dx = dy W with W as src.
   template <class S>
   void PackTransposed(const S* src, idx lds, idx rows, idx cols);
+
+  // B = [left, right], put together from two sources: makes room, then each of the other calls
+  // fills the columns from k0 on (a multiple of kPad) up to the next multiple of kPad.
+  void Resize(idx rows, idx cols);
+  void PackAt(idx k0, const float* src, idx lds, idx cols);  // src (n, cols)
+  template <class S>
+  void PackTransposedAt(idx k0, const S* src, idx lds, idx rows);  // src (rows, n)
 };
 
 // The first operand of a product, given as its transpose: A = src^T, src (k, m).

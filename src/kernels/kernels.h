@@ -110,6 +110,13 @@ struct TokenStats {
   float log_sum = 0;
 };
 
+// RMSNorm of each head of q and k, with weights (Dh), padded to 16.
+struct QkNorm {
+  const float* q_gamma = nullptr;
+  const float* k_gamma = nullptr;
+  float eps = 0;
+};
+
 struct AdamWArgs {
   float lr, beta1, beta2, eps, weight_decay;
   float grad_scale;    // multiplies the gradient first (clipping)
@@ -155,6 +162,21 @@ struct KernelsOf {
   // The inverse rotation of (dq, dk), and dv: one row of dqkv, as T.
   void (*qkv_rope_grad)(T* dqkv, const float* dq, const float* dk, const float* dv,
                         const float* cos, const float* sin, const AttentionShape& shape);
+  // The same with a norm of each head of q and k before RoPE: q_pre (H*Dh) and k_pre (Hk*Dh)
+  // receive T(qkv + bias); q and k are RoPE(rms_norm(...)) of those in f32, rounded once.
+  void (*qkv_norm_rope)(T* q, T* k, T* v, T* q_pre, T* k_pre, const float* qkv, const float* bias,
+                        const QkNorm& norm, const float* cos, const float* sin,
+                        const AttentionShape& shape);
+  // Its gradient: one row of dqkv, as T. dq and dk: in, by RoPE's output; out, by the norm's, for
+  // head_norm_dgamma. rstd (H + Hk) receives 1 / rms of the heads.
+  void (*qkv_norm_rope_grad)(T* dqkv, float* dq, float* dk, const float* dv, const T* q_pre,
+                             const T* k_pre, const QkNorm& norm, const float* cos, const float* sin,
+                             float* rstd, const AttentionShape& shape);
+  // dgamma[j] += sum over rows, ascending, and over the heads of a row, of dy * x * rstd, for
+  // columns [j0, j1) of a head; j0 is a multiple of 16.
+  void (*head_norm_dgamma)(float* dgamma, const float* dy, idx ldy, const T* const* x,
+                           const float* rstd, idx ld_rstd, idx num_rows, idx num_heads,
+                           idx head_dim, idx j0, idx j1);
   void (*swiglu)(T* y, const T* gate_up, idx f, idx up_offset);  // y = silu(gate) * up
   void (*swiglu_grad)(T* dgate_up, const T* dy, const T* gate_up, idx f, idx up_offset);
 

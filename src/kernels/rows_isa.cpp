@@ -93,6 +93,16 @@ void RotateHead(T* out, const float* in, const float* bias, const float* cos, co
   });
 }
 
+// out = T(in + bias).
+template <class T>
+void RoundPart(T* out, const float* in, const float* bias, idx n) {
+  ForVectors(n, [&](idx i, auto part) OPO_LAMBDA {
+    f32x16 x = LoadPart(in + i, part);
+    if (bias != nullptr) x = x + LoadPart(bias + i, part);
+    StorePart(out + i, x, part);
+  });
+}
+
 template <class T>
 void QkvRope(T* q, T* k, T* v, const float* qkv, const float* bias, const float* cos,
              const float* sin, const AttentionShape& shape) {
@@ -106,11 +116,19 @@ void QkvRope(T* q, T* k, T* v, const float* qkv, const float* bias, const float*
   for (idx h = 0; h < shape.num_kv_heads; ++h, at += dh) {
     RotateHead(k + h * dh, qkv + at, bias_of(at), cos, sin, half);
   }
-  const idx width = shape.num_kv_heads * dh;
-  ForVectors(width, [&](idx i, auto n) OPO_LAMBDA {
-    f32x16 x = LoadPart(qkv + at + i, n);
-    if (bias != nullptr) x = x + LoadPart(bias + at + i, n);
-    StorePart(v + i, x, n);
+  RoundPart(v, qkv + at, bias_of(at), shape.num_kv_heads * dh);
+}
+
+// RotateHead's gradient; out may be in.
+template <class T>
+void RotateHeadBack(T* out, const float* in, const float* cos, const float* sin, idx half) {
+  ForVectors(half, [&](idx i, auto n) OPO_LAMBDA {
+    const f32x16 a = LoadPart(in + i, n);
+    const f32x16 b = LoadPart(in + half + i, n);
+    const f32x16 c = LoadPart(cos + i, n);
+    const f32x16 s = LoadPart(sin + i, n);
+    StorePart(out + i, Fma(a, c, b * s), n);
+    StorePart(out + half + i, Fma(b, c, -(a * s)), n);
   });
 }
 
@@ -118,21 +136,113 @@ template <class T>
 void QkvRopeGrad(T* dqkv, const float* dq, const float* dk, const float* dv, const float* cos,
                  const float* sin, const AttentionShape& shape) {
   const idx dh = shape.head_dim;
-  const idx half = dh / 2;
-  const auto rotate_back = [&](T* out, const float* in) {
-    ForVectors(half, [&](idx i, auto n) OPO_LAMBDA {
-      const f32x16 a = LoadPart(in + i, n);
-      const f32x16 b = LoadPart(in + half + i, n);
-      const f32x16 c = LoadPart(cos + i, n);
-      const f32x16 s = LoadPart(sin + i, n);
-      StorePart(out + i, Fma(a, c, b * s), n);
-      StorePart(out + half + i, Fma(b, c, -(a * s)), n);
-    });
+  const auto rotate_back = [&](const float* in, idx heads) {
+    for (idx h = 0; h < heads; ++h, dqkv += dh) {
+      RotateHeadBack(dqkv, in + h * dh, cos, sin, dh / 2);
+    }
   };
-  for (idx h = 0; h < shape.num_heads; ++h, dqkv += dh) rotate_back(dqkv, dq + h * dh);
-  for (idx h = 0; h < shape.num_kv_heads; ++h, dqkv += dh) rotate_back(dqkv, dk + h * dh);
-  const idx width = shape.num_kv_heads * dh;
-  ForVectors(width, [&](idx i, auto n) OPO_LAMBDA { StorePart(dqkv + i, LoadPart(dv + i, n), n); });
+  rotate_back(dq, shape.num_heads);
+  rotate_back(dk, shape.num_kv_heads);
+  RoundPart(dqkv, dv, nullptr, shape.num_kv_heads * dh);
+}
+
+// ReciprocalRms of one head, whose end may be no vector's.
+template <class T>
+float HeadReciprocalRms(const T* x, idx dh, float eps) {
+  f32x16 sum{};
+  ForVectors(dh, [&](idx i, auto n) OPO_LAMBDA {
+    const f32x16 v = LoadPart(x + i, n);
+    sum = Fma(v, v, sum);
+  });
+  return 1.0f / Sqrt1(SumLanes(sum) / static_cast<float>(dh) + eps);
+}
+
+// RotateHead of rms_norm(x).
+template <class T>
+void NormRotateHead(T* out, const T* x, const float* gamma, float eps, const float* cos,
+                    const float* sin, idx dh) {
+  const f32x16 rstd = Splat(HeadReciprocalRms(x, dh, eps));
+  const idx half = dh / 2;
+  ForVectors(half, [&](idx i, auto n) OPO_LAMBDA {
+    const f32x16 a = LoadPart(x + i, n) * rstd * LoadPart(gamma + i, n);
+    const f32x16 b = LoadPart(x + half + i, n) * rstd * LoadPart(gamma + half + i, n);
+    const f32x16 c = LoadPart(cos + i, n);
+    const f32x16 s = LoadPart(sin + i, n);
+    StorePart(out + i, Fma(a, c, -(b * s)), n);
+    StorePart(out + half + i, Fma(b, c, a * s), n);
+  });
+}
+
+template <class T>
+void QkvNormRope(T* q, T* k, T* v, T* q_pre, T* k_pre, const float* qkv, const float* bias,
+                 const QkNorm& norm, const float* cos, const float* sin,
+                 const AttentionShape& shape) {
+  const idx dh = shape.head_dim;
+  const idx q_size = shape.num_heads * dh;
+  const idx kv_size = shape.num_kv_heads * dh;
+  const auto bias_of = [&](idx offset) { return bias == nullptr ? nullptr : bias + offset; };
+  RoundPart(q_pre, qkv, bias_of(0), q_size);
+  RoundPart(k_pre, qkv + q_size, bias_of(q_size), kv_size);
+  RoundPart(v, qkv + q_size + kv_size, bias_of(q_size + kv_size), kv_size);
+  for (idx at = 0; at < q_size; at += dh) {
+    NormRotateHead(q + at, q_pre + at, norm.q_gamma, norm.eps, cos, sin, dh);
+  }
+  for (idx at = 0; at < kv_size; at += dh) {
+    NormRotateHead(k + at, k_pre + at, norm.k_gamma, norm.eps, cos, sin, dh);
+  }
+}
+
+// dy becomes its own rotation back, and dx what RmsNormGrad says of it.
+template <class T>
+float NormRotateHeadGrad(T* dx, float* dy, const T* x, const float* gamma, float eps,
+                         const float* cos, const float* sin, idx dh) {
+  RotateHeadBack(dy, dy, cos, sin, dh / 2);
+  const float rstd1 = HeadReciprocalRms(x, dh, eps);
+  const f32x16 rstd = Splat(rstd1);
+  f32x16 sum{};
+  ForVectors(dh, [&](idx i, auto n) OPO_LAMBDA {
+    sum = Fma(LoadPart(dy + i, n) * LoadPart(gamma + i, n), LoadPart(x + i, n) * rstd, sum);
+  });
+  const f32x16 mean = Splat(SumLanes(sum) / static_cast<float>(dh));
+  ForVectors(dh, [&](idx i, auto n) OPO_LAMBDA {
+    const f32x16 inner =
+        LoadPart(dy + i, n) * LoadPart(gamma + i, n) - LoadPart(x + i, n) * rstd * mean;
+    StorePart(dx + i, rstd * inner, n);
+  });
+  return rstd1;
+}
+
+template <class T>
+void QkvNormRopeGrad(T* dqkv, float* dq, float* dk, const float* dv, const T* q_pre, const T* k_pre,
+                     const QkNorm& norm, const float* cos, const float* sin, float* rstd,
+                     const AttentionShape& shape) {
+  const idx dh = shape.head_dim;
+  for (idx h = 0; h < shape.num_heads; ++h, dqkv += dh) {
+    *rstd++ =
+        NormRotateHeadGrad(dqkv, dq + h * dh, q_pre + h * dh, norm.q_gamma, norm.eps, cos, sin, dh);
+  }
+  for (idx h = 0; h < shape.num_kv_heads; ++h, dqkv += dh) {
+    *rstd++ =
+        NormRotateHeadGrad(dqkv, dk + h * dh, k_pre + h * dh, norm.k_gamma, norm.eps, cos, sin, dh);
+  }
+  RoundPart(dqkv, dv, nullptr, shape.num_kv_heads * dh);
+}
+
+template <class T>
+void HeadNormDgamma(float* dgamma, const float* dy, idx ldy, const T* const* x, const float* rstd,
+                    idx ld_rstd, idx num_rows, idx num_heads, idx head_dim, idx j0, idx j1) {
+  ForVectors(j1 - j0, [&](idx i, auto n) OPO_LAMBDA {
+    f32x16 sum = LoadPart(dgamma + j0 + i, n);
+    for (idx r = 0; r < num_rows; ++r) {
+      if (x[r] == nullptr) continue;  // a padding row
+      for (idx h = 0; h < num_heads; ++h) {
+        const idx at = h * head_dim + j0 + i;
+        sum = Fma(LoadPart(dy + r * ldy + at, n),
+                  LoadPart(x[r] + at, n) * Splat(rstd[r * ld_rstd + h]), sum);
+      }
+    }
+    StorePart(dgamma + j0 + i, sum, n);
+  });
 }
 
 template <class T>
@@ -293,6 +403,9 @@ void FillRows(KernelsOf<T>& table) {
   table.rms_norm_dgamma = RmsNormDgamma<T>;
   table.qkv_rope = QkvRope<T>;
   table.qkv_rope_grad = QkvRopeGrad<T>;
+  table.qkv_norm_rope = QkvNormRope<T>;
+  table.qkv_norm_rope_grad = QkvNormRopeGrad<T>;
+  table.head_norm_dgamma = HeadNormDgamma<T>;
   table.swiglu = Swiglu<T>;
   table.swiglu_grad = SwigluGrad<T>;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <string>
 #include <utility>
 
@@ -58,7 +59,188 @@ void CheckToken(const std::string& where, const char* field, TokenId id, idx voc
   }
 }
 
+double BaseFrequency(const ModelConfig& config, idx i) {
+  return std::pow(config.rope_theta,
+                  -2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+}
+
+// arXiv 2309.00071: pairs that turn more than beta_fast times within the original context keep
+// their frequency, those that turn less than beta_slow times are divided by the factor, and between
+// the two pairs where that happens the mixture is linear.
+std::vector<double> YarnFrequencies(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  const auto dim = static_cast<double>(config.head_dim);
+  const auto pair_of = [&](double turns) {
+    return dim *
+           std::log(static_cast<double>(scaling.original_max_position) /
+                    (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(config.rope_theta));
+  };
+  double low = pair_of(scaling.beta_fast);
+  double high = pair_of(scaling.beta_slow);
+  if (scaling.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, dim - 1);
+  if (low == high) high += 0.001;
+  std::vector<double> frequencies;
+  for (idx i = 0; i < config.head_dim / 2; ++i) {
+    const double base = BaseFrequency(config, i);
+    const double mixed = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    frequencies.push_back(base / scaling.factor * mixed + base * (1 - mixed));
+  }
+  return frequencies;
+}
+
+void CheckFinite(const std::string& where, const char* field, double value, double min) {
+  if (!(std::isfinite(value) && value >= min)) {
+    Fail(ErrorCode::kInput, "{}: RoPE scaling: {} is {}, must be finite and at least {}", where,
+         field, value, min);
+  }
+}
+
+void ValidateRope(const ModelConfig& config, const std::string& where) {
+  const RopeScaling& scaling = config.rope_scaling;
+  constexpr double kTiny = 1e-6;
+  CheckFinite(where, "factor", scaling.factor, 1);
+  CheckFinite(where, "attention_factor", scaling.attention_factor, kTiny);
+  if (scaling.type == RopeType::kLlama3 || scaling.type == RopeType::kYarn) {
+    CheckRange(where, "original_max_position_embeddings", scaling.original_max_position,
+               idx{1} << 30);
+  }
+  if (scaling.type == RopeType::kLlama3) {
+    CheckFinite(where, "low_freq_factor", scaling.low_freq_factor, kTiny);
+    CheckFinite(where, "high_freq_factor", scaling.high_freq_factor, kTiny);
+    if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+      Fail(ErrorCode::kInput,
+           "{}: RoPE scaling: high_freq_factor {} must be above low_freq_factor {}", where,
+           scaling.high_freq_factor, scaling.low_freq_factor);
+    }
+  }
+  if (scaling.type == RopeType::kYarn) {
+    CheckFinite(where, "beta_slow", scaling.beta_slow, kTiny);
+    CheckFinite(where, "beta_fast", scaling.beta_fast, scaling.beta_slow);
+    if (config.rope_theta <= 1) {
+      Fail(ErrorCode::kInput, "{}: rope_theta is {}, must be above 1 for yarn", where,
+           config.rope_theta);
+    }
+  }
+  if (scaling.type == RopeType::kFactors) {
+    if (std::ssize(scaling.factors) != config.head_dim / 2) {
+      Fail(ErrorCode::kInput, "{}: RoPE has {} factors, must have one a pair of a head's {}", where,
+           scaling.factors.size(), config.head_dim);
+    }
+    for (const float factor : scaling.factors) {
+      CheckFinite(where, "a pair's factor", static_cast<double>(factor), kTiny);
+    }
+  }
+}
+
 }  // namespace
+
+bool LoraConfig::has(std::string_view target) const {
+  return on() && std::find(targets.begin(), targets.end(), target) != targets.end();
+}
+
+double LoraConfig::scale() const {
+  const auto r = static_cast<double>(rank);
+  return alpha / (rank_stabilized ? std::sqrt(r) : r);
+}
+
+std::span<const std::string_view> LoraTargets() {
+  static constexpr std::string_view kTargets[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                  "gate_proj", "up_proj", "down_proj"};
+  return kTargets;
+}
+
+idx LinearShape::n() const {
+  idx rows = 0;
+  for (const Part& part : parts) rows += part.rows;
+  return rows;
+}
+
+idx LinearShape::adapter_columns(const LoraConfig& lora) const {
+  idx columns = 0;
+  for (const Part& part : parts) columns += lora.has(part.name) ? lora.rank : 0;
+  return columns;
+}
+
+LayerShapes::LayerShapes(const ModelConfig& config) {
+  const idx d = config.hidden_size;
+  const idx f = config.intermediate_size;
+  const idx q = config.num_heads * config.head_dim;
+  const idx kv = config.num_kv_heads * config.head_dim;
+  qkv = {"self_attn", {{"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}}, d};
+  o = {"self_attn", {{"o_proj", d}}, q};
+  gate_up = {"mlp", {{"gate_proj", f}, {"up_proj", f}}, d};
+  down = {"mlp", {{"down_proj", d}}, f};
+}
+
+std::vector<TensorSpec> ListAdapterTensors(const ModelConfig& config) {
+  const LayerShapes shapes(config);
+  const idx rank = config.lora.rank;
+  Layout layout;
+  for (idx i = 0; i < config.num_layers; ++i) {
+    for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
+      const auto name = [&](const LinearShape::Part& part, char matrix) {
+        return fmt::format("model.layers.{}.{}.{}.lora_{}.weight", i, linear->block, part.name,
+                           matrix);
+      };
+      bool first = true;
+      for (const LinearShape::Part& part : linear->parts) {
+        if (!config.lora.has(part.name)) continue;
+        if (first) {
+          layout.Matrix(name(part, 'A'), rank, linear->k);
+        } else {
+          layout.MatrixJoined(name(part, 'A'), rank, linear->k);
+        }
+        first = false;
+      }
+      for (const LinearShape::Part& part : linear->parts) {
+        if (config.lora.has(part.name)) layout.Matrix(name(part, 'B'), part.rows, rank);
+      }
+    }
+  }
+  return layout.Take();
+}
+
+double YarnAttentionFactor(double factor, double mscale) {
+  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
+
+// Wavelengths below original / high keep their frequency, those above original / low are divided by
+// the factor, and between them 1 / wavelength mixes the two.
+std::vector<double> Llama3Factors(const ModelConfig& config, const RopeScaling& scaling) {
+  const auto original = static_cast<double>(scaling.original_max_position);
+  std::vector<double> factors;
+  for (idx i = 0; i < config.head_dim / 2; ++i) {
+    const double wavelength = 2 * std::numbers::pi / BaseFrequency(config, i);
+    const double kept = std::clamp((original / wavelength - scaling.low_freq_factor) /
+                                       (scaling.high_freq_factor - scaling.low_freq_factor),
+                                   0.0, 1.0);
+    factors.push_back(1 / ((1 - kept) / scaling.factor + kept));
+  }
+  return factors;
+}
+
+std::vector<double> RopeFrequencies(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.type == RopeType::kYarn) return YarnFrequencies(config);
+  std::vector<double> divisors(static_cast<std::size_t>(config.head_dim / 2), 1.0);
+  if (scaling.type == RopeType::kLinear)
+    std::fill(divisors.begin(), divisors.end(), scaling.factor);
+  if (scaling.type == RopeType::kLlama3) divisors = Llama3Factors(config, scaling);
+  if (scaling.type == RopeType::kFactors) {
+    divisors.assign(scaling.factors.begin(), scaling.factors.end());
+  }
+  std::vector<double> frequencies;
+  for (std::size_t i = 0; i < divisors.size(); ++i) {
+    frequencies.push_back(BaseFrequency(config, static_cast<idx>(i)) / divisors[i]);
+  }
+  return frequencies;
+}
 
 std::vector<TensorSpec> ListTensors(const ModelConfig& config) {
   const idx d = config.hidden_size;
@@ -124,6 +306,7 @@ void ValidateConfig(const ModelConfig& config, const std::string& where) {
     Fail(ErrorCode::kInput, "{}: rope_theta is {}, must be finite and at least 1", where,
          config.rope_theta);
   }
+  ValidateRope(config, where);
   CheckToken(where, "bos_token_id", config.bos_id, config.vocab_size);
   CheckToken(where, "pad_token_id", config.pad_id, config.vocab_size);
   for (const TokenId id : config.eos_ids) {

@@ -37,17 +37,29 @@ constexpr Architecture kArchitectures[] = {
 }  // namespace
 
 const Architecture& FindArchitecture(std::string_view name, const std::string& where) {
-  std::string known;
   for (const Architecture& row : kArchitectures) {
     if (row.name == name) return row;
-    known += known.empty() ? row.name : std::string(", ") + row.name;
   }
   Fail(ErrorCode::kInput, "{}: the architecture {} is not supported; known are {}", where,
-       Quote(name), known);
+       Quote(name), fmt::join(ArchitectureNames(), ", "));
+}
+
+std::vector<std::string> ArchitectureNames() {
+  std::vector<std::string> names;
+  for (const Architecture& row : kArchitectures) names.emplace_back(row.name);
+  return names;
+}
+
+void SetArchitecture(ModelConfig& config, std::string_view name, const std::string& where) {
+  const Architecture& architecture = FindArchitecture(name, where);
+  config.architecture = architecture.name;
+  config.qkv_bias = architecture.qkv_bias;
+  config.qk_norm = architecture.qk_norm;
 }
 
 std::unique_ptr<ModelSource> OpenModel(const std::string& path) {
   std::error_code ignored;
+  if (IsAdapterFolder(path)) return OpenMerged(path);
   if (std::filesystem::is_directory(path, ignored)) return OpenHfFolder(path);
   if (!std::filesystem::exists(path, ignored)) {
     Fail(ErrorCode::kInput, "{}: there is no such model; give a .gguf file or a folder", path);

@@ -94,9 +94,7 @@ TokenId ReadToken(const GgufFile& file, const std::string& key) {
 ModelConfig ReadConfig(const GgufFile& file, const Architecture& architecture) {
   const Metadata metadata(file, architecture.name);
   ModelConfig config;
-  config.architecture = architecture.name;
-  config.qkv_bias = architecture.qkv_bias;
-  config.qk_norm = architecture.qk_norm;
+  SetArchitecture(config, architecture.name, file.path());
   config.hidden_size = metadata.Int("embedding_length");
   config.intermediate_size = metadata.Int("feed_forward_length");
   config.num_layers = metadata.Int("block_count");

@@ -24,6 +24,8 @@ bool Exists(const std::string& path) {
   return fs::exists(path, ignored);
 }
 
+}  // namespace
+
 // The parser of the library keeps the last of two equal keys and nests without end; both are
 // refused.
 Json ParseJsonFile(const std::string& path) {
@@ -60,6 +62,8 @@ Json ParseJsonFile(const std::string& path) {
   if (!json.is_object()) Fail(ErrorCode::kInput, "{}: is not a JSON object", path);
   return json;
 }
+
+namespace {
 
 // Fields of one JSON object. null counts as absent, as in transformers.
 class Fields {
@@ -189,9 +193,7 @@ ModelConfig ReadConfig(const Json& json, const std::string& folder) {
       FindArchitecture(fields.StringOr("model_type", ""), fields.where() + ": 'model_type'");
   RefuseForeignArithmetic(fields, architecture);
   ModelConfig config;
-  config.architecture = architecture.name;
-  config.qkv_bias = architecture.qkv_bias;
-  config.qk_norm = architecture.qk_norm;
+  SetArchitecture(config, architecture.name, fields.where());
   config.vocab_size = fields.Int("vocab_size");
   config.hidden_size = fields.Int("hidden_size");
   config.intermediate_size = fields.Int("intermediate_size");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
@@ -27,5 +28,9 @@ const Architecture& FindArchitecture(std::string_view name, const std::string& w
 
 std::unique_ptr<ModelSource> OpenGguf(const std::string& path);
 std::unique_ptr<ModelSource> OpenHfFolder(const std::string& folder);
+std::unique_ptr<ModelSource> OpenMerged(const std::string& adapter_folder);
+
+// An object; double keys, deep nesting and large files are refused.
+nlohmann::json ParseJsonFile(const std::string& path);
 
 }  // namespace opo

@@ -56,6 +56,8 @@ ActivationLayout<T>::ActivationLayout(const ModelConfig& config)
   kept_bytes = final + RoundUp(ld_d * kBytes, 64);
   rest_layer_bytes = 0;
   q = take(rest_layer_bytes, ld_q * kBytes);
+  q_pre = take(rest_layer_bytes, config.qk_norm ? ld_q * kBytes : 0);
+  k_pre = take(rest_layer_bytes, config.qk_norm ? ld_kv * kBytes : 0);
   attention = take(rest_layer_bytes, ld_q * kBytes);
   mid = take(rest_layer_bytes, ld_d * kBytes);
   gate_up = take(rest_layer_bytes, ld_gate_up * kBytes);

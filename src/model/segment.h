@@ -49,7 +49,8 @@ struct ActivationLayout {
   idx kept_layer_bytes;
   idx final;  // behind the last layer's kept part: the residual that the final norm reads
   idx kept_bytes;
-  idx q, attention, mid, gate_up, lse;  // in a layer's rest
+  // In a layer's rest. q_pre and k_pre, before their norm, are there where the model has one.
+  idx q, q_pre, k_pre, attention, mid, gate_up, lse;
   idx rest_layer_bytes;
   idx num_layers;
   idx row_bytes(Record record) const {

@@ -30,8 +30,9 @@ void ForRows(const Pass& pass, idx row0, idx count, const Body& body) {
 }  // namespace
 
 template <class T>
-Transformer<T>::Transformer(const PackedWeights<T>& weights)
+Transformer<T>::Transformer(const PackedWeights<T>& weights, bool adapter)
     : weights_(weights),
+      adapter_(adapter),
       shape_(ShapeOf(weights.config())),
       pool_(weights.config()),
       ld_d_(RoundUp(config().hidden_size, kPad)),
@@ -40,27 +41,75 @@ Transformer<T>::Transformer(const PackedWeights<T>& weights)
       ld_qkv_(RoundUp((config().num_heads + 2 * config().num_kv_heads) * config().head_dim, kPad)),
       ld_f_(RoundUp(config().intermediate_size, kPad)),
       ld_gu_(RoundUp(2 * config().intermediate_size, kPad)),
-      ld_half_(RoundUp(config().head_dim / 2, 16)) {}
+      ld_half_(RoundUp(config().head_dim / 2, 16)) {
+  const auto& layer = weights.layer(0);
+  const auto columns = [](const PackedLinear<T>& linear) { return RoundUp(linear.columns, kPad); };
+  ld_h_ = ld_d_ + std::max(columns(layer.qkv), columns(layer.gate_up));
+  ld_attn_ = ld_q_ + columns(layer.o);
+  ld_act_ = ld_f_ + columns(layer.down);
+  ld_dy_ = ld_d_ + std::max(columns(layer.o), columns(layer.down));
+  ld_dgu_ = ld_gu_ + columns(layer.gate_up);
+  ld_dqkv_ = ld_qkv_ + columns(layer.qkv);
+}
 
-// The tables are in double, once a position: cos and sin of pos * theta^(-2i / Dh).
+template <class T>
+void Transformer<T>::AdapterColumns(const PackedLinear<T>& linear, T* x, idx ldx, idx count) {
+  if (linear.columns == 0) return;
+  T* u = x + linear.x_column();
+  if (!adapter_) {  // sums of exact zeros are the base's own numbers
+    for (idx i = 0; i < count; ++i) std::fill_n(u + i * ldx, RoundUp(linear.columns, kPad), T{});
+    return;
+  }
+  GemmArgs<T> args;
+  args.a = x;
+  args.lda = ldx;
+  args.m = count;
+  args.output = GemmOutput::kStore;
+  args.out = u;
+  args.ldo = ldx;
+  Gemm(args, linear.a);
+}
+
+template <class T>
+void Transformer<T>::Multiply(const PackedLinear<T>& linear, T* x, idx ldx, idx count,
+                              GemmOutput output, float* c, T* out, idx ldo) {
+  AdapterColumns(linear, x, ldx, count);
+  GemmArgs<T> args;
+  args.a = x;
+  args.lda = ldx;
+  args.m = count;
+  args.output = output;
+  args.c = c;
+  args.out = out;
+  args.residual = out;
+  args.ldc = args.ldo = ldo;
+  Gemm(args, linear.w);
+}
+
+// The tables are made in double, once a position: cos and sin of pos * frequency.
 template <class T>
 void Transformer<T>::EnsureRope(idx positions) {
   if (positions <= rope_positions_) return;
   positions = std::max(positions, 2 * rope_positions_);
   cos_ = Buffer<float>(positions * ld_half_);
   sin_ = Buffer<float>(positions * ld_half_);
-  const idx half = config().head_dim / 2;
-  for (idx i = 0; i < half; ++i) {
-    const double frequency =
-        std::pow(config().rope_theta,
-                 -2.0 * static_cast<double>(i) / static_cast<double>(config().head_dim));
+  const std::vector<double> frequencies = RopeFrequencies(config());
+  const double scale = config().rope_scaling.attention_factor;
+  for (idx i = 0; i < std::ssize(frequencies); ++i) {
+    const double frequency = frequencies[static_cast<std::size_t>(i)];
     for (idx p = 0; p < positions; ++p) {
       const double angle = static_cast<double>(p) * frequency;
-      cos_[p * ld_half_ + i] = static_cast<float>(std::cos(angle));
-      sin_[p * ld_half_ + i] = static_cast<float>(std::sin(angle));
+      cos_[p * ld_half_ + i] = static_cast<float>(scale * std::cos(angle));
+      sin_[p * ld_half_ + i] = static_cast<float>(scale * std::sin(angle));
     }
   }
   rope_positions_ = positions;
+}
+
+template <class T>
+QkNorm Transformer<T>::qk_norm(idx layer) const {
+  const auto& weights = weights_.layer(layer);
+  return {weights.q_norm.data(), weights.k_norm.data(), config().rms_norm_eps};
 }
 
 template <class T>
@@ -106,7 +155,7 @@ void Transformer<T>::Attend(const Tiles& tiles, idx layer) {
     tile.num_rows = plan.num_rows;
     for (idx r = 0; r < plan.num_rows; ++r) {
       tile.q[r] = q_.data() + (plan.row0 + r) * ld_q_;
-      tile.out[r] = attn_.data() + (plan.row0 + r) * ld_q_;
+      tile.out[r] = attn_.data() + (plan.row0 + r) * ld_attn_;
       tile.lse[r] = lse_.data() + (plan.row0 + r) * shape_.num_heads;
     }
     pages.clear();
@@ -166,15 +215,19 @@ typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>> r
   pass.tiles = MakeTiles(runs, first_row);
   x_.Reserve(m * ld_d_);
   q_.Reserve(m * ld_q_);
-  attn_.Reserve(m * ld_q_);
+  attn_.Reserve(m * ld_attn_);
   lse_.Reserve(m * shape_.num_heads);
   const idx chunk = std::min(m, kLayerRows);
-  h_.Reserve(chunk * ld_d_);
+  h_.Reserve(chunk * ld_h_);
   qkv_.Reserve(chunk * ld_qkv_);
+  if (config().qk_norm) {
+    q_pre_.Reserve(chunk * ld_q_);
+    k_pre_.Reserve(chunk * ld_kv_);
+  }
   k_.Reserve(chunk * ld_kv_);
   v_.Reserve(chunk * ld_kv_);
   gate_up_.Reserve(chunk * ld_gu_);
-  act_.Reserve(chunk * ld_f_);
+  act_.Reserve(chunk * ld_act_);
   return pass;
 }
 
@@ -216,19 +269,6 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
   const auto& layer = weights_.layer(l);
   const auto keeps = [&](const auto& row) { return !recompute && row.record != Record::kNone; };
   const auto has_rest = [&](const auto& row) { return recompute || row.record == Record::kAll; };
-  const auto gemm = [&](const T* a, idx lda, idx count, GemmOutput output, const PackedMatrix<T>& b,
-                        float* c, T* out, idx ldo) {
-    GemmArgs<T> args;
-    args.a = a;
-    args.lda = lda;
-    args.m = count;
-    args.output = output;
-    args.c = c;
-    args.out = out;
-    args.residual = out;
-    args.ldc = args.ldo = ldo;
-    Gemm(args, b);
-  };
   idx m = pass.size();
   // Calls body(row0, count) for all chunks of rows, or of rows with outputs.
   const auto for_chunks = [&](const auto& body) {
@@ -238,17 +278,30 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
   for_chunks([&](idx row0, idx count) {
     ForRows(pass, row0, count, [&](idx i, idx r, const auto& row) {
       const T* x = x_.data() + r * ld_d_;
-      kernels.rms_norm(h_.data() + i * ld_d_, x, layer.attn_norm.data(), d, eps);
+      kernels.rms_norm(h_.data() + i * ld_h_, x, layer.attn_norm.data(), d, eps);
       if (keeps(row)) CopyTo(row.segment->Kept(row.row, l), at.residual, x, ld_d_);
     });
-    gemm(h_.data(), ld_d_, count, GemmOutput::kStoreF32, layer.qkv, qkv_.data(), nullptr, ld_qkv_);
+    Multiply(layer.qkv, h_.data(), ld_h_, count, GemmOutput::kStoreF32, qkv_.data(), nullptr,
+             ld_qkv_);
     ForRows(pass, row0, count, [&](idx i, idx r, const auto& row) {
       T* q = q_.data() + r * ld_q_;
       T* k = k_.data() + i * ld_kv_;
       T* v = v_.data() + i * ld_kv_;
-      kernels.qkv_rope(q, k, v, qkv_.data() + i * ld_qkv_, layer.qkv_bias.data(),
-                       cos_.data() + row.position * ld_half_, sin_.data() + row.position * ld_half_,
-                       shape_);
+      const float* qkv = qkv_.data() + i * ld_qkv_;
+      const float* bias = layer.qkv_bias.data();
+      const float* cos = cos_.data() + row.position * ld_half_;
+      const float* sin = sin_.data() + row.position * ld_half_;
+      if (config().qk_norm) {
+        T* q_pre = q_pre_.data() + i * ld_q_;
+        T* k_pre = k_pre_.data() + i * ld_kv_;
+        kernels.qkv_norm_rope(q, k, v, q_pre, k_pre, qkv, bias, qk_norm(l), cos, sin, shape_);
+        if (has_rest(row)) {
+          CopyTo(row.segment->Rest(row.row, l), at.q_pre, q_pre, ld_q_);
+          CopyTo(row.segment->Rest(row.row, l), at.k_pre, k_pre, ld_kv_);
+        }
+      } else {
+        kernels.qkv_rope(q, k, v, qkv, bias, cos, sin, shape_);
+      }
       if (!recompute) {
         T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
         kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
@@ -265,31 +318,31 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
   if (m == 0) return;
   Attend(pass.tiles, l);
   for_chunks([&](idx row0, idx count) {
-    gemm(attn_.data() + row0 * ld_q_, ld_q_, count, GemmOutput::kAddResidual, layer.o, nullptr,
-         x_.data() + row0 * ld_d_, ld_d_);
+    Multiply(layer.o, attn_.data() + row0 * ld_attn_, ld_attn_, count, GemmOutput::kAddResidual,
+             nullptr, x_.data() + row0 * ld_d_, ld_d_);
     ForRows(pass, row0, count, [&](idx i, idx r, const auto& row) {
       const T* x = x_.data() + r * ld_d_;
-      kernels.rms_norm(h_.data() + i * ld_d_, x, layer.mlp_norm.data(), d, eps);
+      kernels.rms_norm(h_.data() + i * ld_h_, x, layer.mlp_norm.data(), d, eps);
       if (has_rest(row)) {
         std::byte* rest = row.segment->Rest(row.row, l);
-        CopyTo(rest, at.attention, attn_.data() + r * ld_q_, ld_q_);
+        CopyTo(rest, at.attention, attn_.data() + r * ld_attn_, ld_q_);
         CopyTo(rest, at.lse, lse_.data() + r * shape_.num_heads, shape_.num_heads);
         CopyTo(rest, at.mid, x, ld_d_);
       }
     });
-    gemm(h_.data(), ld_d_, count, GemmOutput::kStore, layer.gate_up, nullptr, gate_up_.data(),
-         ld_gu_);
+    Multiply(layer.gate_up, h_.data(), ld_h_, count, GemmOutput::kStore, nullptr, gate_up_.data(),
+             ld_gu_);
     ForRows(pass, row0, count, [&](idx i, idx, const auto& row) {
       const T* gu = gate_up_.data() + i * ld_gu_;
       if (!recompute) {
-        kernels.swiglu(act_.data() + i * ld_f_, gu, config().intermediate_size,
+        kernels.swiglu(act_.data() + i * ld_act_, gu, config().intermediate_size,
                        config().intermediate_size);
       }
       if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.gate_up, gu, ld_gu_);
     });
     if (recompute) return;
-    gemm(act_.data(), ld_f_, count, GemmOutput::kAddResidual, layer.down, nullptr,
-         x_.data() + row0 * ld_d_, ld_d_);
+    Multiply(layer.down, act_.data(), ld_act_, count, GemmOutput::kAddResidual, nullptr,
+             x_.data() + row0 * ld_d_, ld_d_);
   });
 }
 
@@ -333,8 +386,10 @@ void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
 
 // transformer_grad.cpp instantiates the backward half.
 #define OPO_INSTANTIATE(T)                                                                  \
-  template Transformer<T>::Transformer(const PackedWeights<T>&);                            \
+  template Transformer<T>::Transformer(const PackedWeights<T>&, bool);                      \
+  template void Transformer<T>::AdapterColumns(const PackedLinear<T>&, T*, idx, idx);       \
   template typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>>); \
+  template QkNorm Transformer<T>::qk_norm(idx) const;                                       \
   template void Transformer<T>::RecomputeLayer(const Pass&, idx);                           \
   template void Transformer<T>::Forward(std::span<const Run<T>>, T*);                       \
   template void Transformer<T>::RestoreKeys(Segment<T>&, const Segment<T>&, idx);           \

@@ -3,6 +3,7 @@
 //
 // Shapes: M rows, D model, F ffn, V vocabulary, L layers. Matmul inputs and stored activations are
 // T, sums f32. Rounding points: after each norm, RoPE, attention, residual sum, gate/up and SwiGLU.
+// Where q and k have a norm, they are rounded before it, and not between it and RoPE.
 #pragma once
 
 #include <span>
@@ -59,7 +60,9 @@ inline constexpr idx kLayerRows = 512;
 template <class T>
 class Transformer {
  public:
-  explicit Transformer(const PackedWeights<T>& weights);
+  // Without its adapter, where it has one, the policy is its frozen base: a reference that takes no
+  // weights of its own.
+  explicit Transformer(const PackedWeights<T>& weights, bool adapter = true);
 
   const ModelConfig& config() const { return weights_.config(); }
   const PackedWeights<T>& weights() const { return weights_; }
@@ -77,10 +80,12 @@ class Transformer {
   // logits (m, ld_logits()) f32 = hidden (m, ld()) E^T.
   idx ld_logits() const { return RoundUp(config().vocab_size, kPad); }
   void Logits(const T* hidden, idx m, float* logits);
-  // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden. m is a multiple of kRowBlock.
+  // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden (null: it is frozen). m is a
+  // multiple of kRowBlock.
   void LogitsGrad(float* dhidden, float* dhead, const T* dlogits, const T* hidden, idx m);
 
   // The final norm of recorded rows (padding rows: zero), and its gradient: dresidual is written.
+  // dgamma may be null.
   void FinalNorm(T* hidden, std::span<const GradRow<T>> rows);
   void FinalNormGrad(float* dresidual, float* dgamma, const float* dhidden,
                      std::span<const GradRow<T>> rows);
@@ -128,17 +133,32 @@ class Transformer {
     idx size() const { return static_cast<idx>(rows.size()); }
   };
   void EnsureRope(idx positions);
+  // One product for `count` rows of x, and its gradient by x (as f32 in c, or as T in out). Rows of
+  // x and of dy have room for the adapter's columns behind theirs, which are written.
+  void Multiply(const PackedLinear<T>& linear, T* x, idx ldx, idx count, GemmOutput output,
+                float* c, T* out, idx ldo);
+  void MultiplyGrad(const PackedLinear<T>& linear, T* dy, idx lddy, idx count, float* c, T* out,
+                    idx ldo);
+  // Only what Multiply writes behind x.
+  void AdapterColumns(const PackedLinear<T>& linear, T* x, idx ldx, idx count);
+  // The gradients by the product's weights, after MultiplyGrad and AdapterColumns.
+  void LinearGrad(const PackedLinear<T>& linear, const LinearOffsets& at, const T* dy, idx lddy,
+                  const T* x, idx ldx, idx count, float* grad);
   Pass MakePass(std::span<const Run<T>> runs);
   Tiles MakeTiles(std::span<const Run<T>> runs, const std::vector<idx>& first_row) const;
   void Attend(const Tiles& tiles, idx layer);
   void ForwardLayer(const Pass& pass, idx layer, bool recompute);
   void RecomputeLayer(const Pass& pass, idx layer);
   void AttentionBackward(std::span<const GradRun<T>> runs, idx layer, bool last);
+  QkNorm qk_norm(idx layer) const;
 
   const PackedWeights<T>& weights_;
+  bool adapter_;
   AttentionShape shape_;
   SegmentPool<T> pool_;
   idx ld_d_, ld_q_, ld_kv_, ld_qkv_, ld_f_, ld_gu_;
+  // Of the operands of products, with the adapter's columns.
+  idx ld_h_, ld_attn_, ld_act_, ld_dy_, ld_dgu_, ld_dqkv_;
   idx rope_positions_ = 0;
   Buffer<float> cos_, sin_;  // (positions, ld_half_)
   idx ld_half_;
@@ -148,11 +168,12 @@ class Transformer {
   Buffer<float> lse_;
   Buffer<T> h_, k_, v_, gate_up_, act_;
   Buffer<float> qkv_;
+  Buffer<T> q_pre_, k_pre_;  // where q and k have a norm
   // Of Backward, the same.
   Buffer<T> dattn_;
   Buffer<float> dq_, dk_, dv_;
   Buffer<T> dy_, h_attn_, dact_, dgate_up_, dqkv_;
-  Buffer<float> dh_, rstd_;
+  Buffer<float> dh_, rstd_, qk_rstd_;
   WeightGradScratch<T> weight_grad_;
 };
 

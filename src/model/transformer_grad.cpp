@@ -19,7 +19,7 @@ const T* TensorAt(const std::byte* record, idx offset) {
 template <class T>
 idx Transformer<T>::backward_row_bytes() const {
   constexpr idx kBytes = sizeof(T);
-  const idx t_elements = ld_d_ + 3 * ld_q_;                                // x_, q_, attn_, dattn_
+  const idx t_elements = ld_d_ + 2 * ld_q_ + ld_attn_;                     // x_, q_, dattn_, attn_
   const idx f_elements = ld_d_ + ld_q_ + 2 * ld_kv_ + config().num_heads;  // dresidual, dq_, ...
   return t_elements * kBytes + f_elements * 4 + static_cast<idx>(sizeof(typename Pass::Row)) + 128;
 }
@@ -34,8 +34,47 @@ void Transformer<T>::LogitsGrad(float* dhidden, float* dhead, const T* dlogits, 
   args.c = dhidden;
   args.ldc = ld_d_;
   Gemm(args, weights_.head_t());
+  if (dhead == nullptr) return;
   WeightGrad(dhead, config().hidden_size, dlogits, ld_logits(), config().vocab_size, hidden, ld_d_,
              config().hidden_size, m, weight_grad_);
+}
+
+template <class T>
+void Transformer<T>::MultiplyGrad(const PackedLinear<T>& linear, T* dy, idx lddy, idx count,
+                                  float* c, T* out, idx ldo) {
+  GemmArgs<T> args;
+  args.a = dy;
+  args.lda = lddy;
+  args.m = count;
+  if (linear.columns > 0) {
+    args.output = GemmOutput::kStore;
+    args.out = dy + linear.dy_column();
+    args.ldo = lddy;
+    Gemm(args, linear.b_t);
+  }
+  args.output = c != nullptr ? GemmOutput::kStoreF32 : GemmOutput::kStore;
+  args.c = c;
+  args.out = out;
+  args.ldc = args.ldo = ldo;
+  Gemm(args, linear.w_t);
+}
+
+template <class T>
+void Transformer<T>::LinearGrad(const PackedLinear<T>& linear, const LinearOffsets& at, const T* dy,
+                                idx lddy, const T* x, idx ldx, idx count, float* grad) {
+  if (at.w >= 0) {
+    WeightGrad(grad + at.w, linear.k, dy, lddy, linear.n, x, ldx, linear.k, count, weight_grad_);
+  }
+  if (at.parts.empty()) return;
+  WeightGrad(grad + at.a, linear.k, dy + linear.dy_column(), lddy, linear.columns, x, ldx, linear.k,
+             count, weight_grad_);
+  const idx rank = config().lora.rank;
+  const T* u = x + linear.x_column();
+  for (const LinearOffsets::Part& part : at.parts) {
+    WeightGrad(grad + part.b, rank, dy + part.row0, lddy, part.rows, u, ldx, rank, count,
+               weight_grad_);
+    u += rank;
+  }
 }
 
 template <class T>
@@ -74,6 +113,7 @@ void Transformer<T>::FinalNormGrad(float* dresidual, float* dgamma, const float*
                             config().hidden_size, config().rms_norm_eps, rstd_.data() + r);
     }
   });
+  if (dgamma == nullptr) return;
   ParallelChunks(RoundUp(config().hidden_size, 16), 32, [&](idx j0, idx j1) {
     kernels.rms_norm_dgamma(dgamma, dhidden, ld_d_, x.data(), rstd_.data(), m, j0, j1);
   });
@@ -206,8 +246,6 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   const ActivationLayout<T>& at = pool_.activations();
   const idx d = config().hidden_size;
   const idx f = config().intermediate_size;
-  const idx q_size = config().num_heads * config().head_dim;
-  const idx qkv_size = q_size + 2 * config().num_kv_heads * config().head_dim;
   const float eps = config().rms_norm_eps;
 
   // Where each row stands in its sequence, and which rows take no part in the last layer's second
@@ -237,13 +275,13 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   // What lies between attention and attention is done in chunks of rows, so that it stays in the
   // cache; the chains of the weight gradients go on from one chunk to the next.
   const idx most = std::min(m, kLayerRows);
-  h_.Reserve(most * ld_d_);
-  act_.Reserve(most * ld_f_);
-  h_attn_.Reserve(most * ld_q_);
-  dy_.Reserve(most * ld_d_);
+  h_.Reserve(most * ld_h_);
+  act_.Reserve(most * ld_act_);
+  h_attn_.Reserve(most * ld_attn_);
+  dy_.Reserve(most * ld_dy_);
   dact_.Reserve(most * ld_f_);
-  dgate_up_.Reserve(most * ld_gu_);
-  dqkv_.Reserve(most * ld_qkv_);
+  dgate_up_.Reserve(most * ld_dgu_);
+  dqkv_.Reserve(most * ld_dqkv_);
   dh_.Reserve(most * ld_d_);
   rstd_.Reserve(most);
   dattn_.Reserve(m * ld_q_);
@@ -251,21 +289,16 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   dk_.Reserve(m * ld_kv_);
   dv_.Reserve(m * ld_kv_);
   std::vector<const T*> norm_input(static_cast<std::size_t>(most));
+  const idx qk_heads = config().num_heads + config().num_kv_heads;
+  std::vector<const T*> q_pre, k_pre;  // of a chunk's rows, where q and k have a norm
+  if (config().qk_norm) {
+    qk_rstd_.Reserve(most * qk_heads);
+    q_pre.resize(static_cast<std::size_t>(most));
+    k_pre.resize(static_cast<std::size_t>(most));
+  }
 
-  const auto gemm = [&](const T* a, idx lda, idx count, const PackedMatrix<T>& b, float* c, T* out,
-                        idx ldo) {
-    GemmArgs<T> args;
-    args.a = a;
-    args.lda = lda;
-    args.m = count;
-    args.output = c != nullptr ? GemmOutput::kStoreF32 : GemmOutput::kStore;
-    args.c = c;
-    args.out = out;
-    args.ldc = args.ldo = ldo;
-    Gemm(args, b);
-  };
   // Rows [row0, row0 + count): dh_ through the norm whose inputs are norm_input.
-  const auto norm_grad = [&](idx row0, idx count, const float* gamma, float* dgamma) {
+  const auto norm_grad = [&](idx row0, idx count, const float* gamma, idx dgamma) {
     ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
       for (idx i = begin; i < end; ++i) {
         const T* x = norm_input[static_cast<std::size_t>(i)];
@@ -274,9 +307,10 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
                               eps, rstd_.data() + i);
       }
     });
+    if (dgamma < 0) return;
     ParallelChunks(RoundUp(d, 16), 64, [&](idx j0, idx j1) {
-      kernels.rms_norm_dgamma(dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(), count, j0,
-                              j1);
+      kernels.rms_norm_dgamma(grad + dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(),
+                              count, j0, j1);
     });
   };
   // Calls body(row0, count) for all chunks in order.
@@ -309,24 +343,24 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     for_chunks([&](idx row0, idx count) {
       // x_out = mid + W_down swiglu(W_gate_up rms_norm(mid))
       for_rows(row0, count, [&](idx i, idx r) {
-        kernels.round(dy_.data() + i * ld_d_, dresidual + r * ld_d_, ld_d_);
+        kernels.round(dy_.data() + i * ld_dy_, dresidual + r * ld_d_, ld_d_);
         const std::byte* rest = rest_of(r);
         norm_input[static_cast<std::size_t>(i)] = nullptr;
         if (rest == nullptr) {
-          std::fill_n(act_.data() + i * ld_f_, ld_f_, T{});
-          std::fill_n(h_.data() + i * ld_d_, ld_d_, T{});
+          std::fill_n(act_.data() + i * ld_act_, ld_f_, T{});
+          std::fill_n(h_.data() + i * ld_h_, ld_d_, T{});
           return;
         }
-        kernels.swiglu(act_.data() + i * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
+        kernels.swiglu(act_.data() + i * ld_act_, TensorAt<T>(rest, at.gate_up), f, f);
         const T* mid = TensorAt<T>(rest, at.mid);
-        kernels.rms_norm(h_.data() + i * ld_d_, mid, layer.mlp_norm.data(), d, eps);
+        kernels.rms_norm(h_.data() + i * ld_h_, mid, layer.mlp_norm.data(), d, eps);
         norm_input[static_cast<std::size_t>(i)] = mid;
       });
-      WeightGrad(grad + offsets.down, f, dy_.data(), ld_d_, d, act_.data(), ld_f_, f, count,
-                 weight_grad_);
-      gemm(dy_.data(), ld_d_, count, layer.down_t, nullptr, dact_.data(), ld_f_);
+      AdapterColumns(layer.down, act_.data(), ld_act_, count);
+      MultiplyGrad(layer.down, dy_.data(), ld_dy_, count, nullptr, dact_.data(), ld_f_);
+      LinearGrad(layer.down, offsets.down, dy_.data(), ld_dy_, act_.data(), ld_act_, count, grad);
       for_rows(row0, count, [&](idx i, idx r) {
-        T* dgu = dgate_up_.data() + i * ld_gu_;
+        T* dgu = dgate_up_.data() + i * ld_dgu_;
         const std::byte* rest = rest_of(r);
         if (rest == nullptr) {
           std::fill_n(dgu, ld_gu_, T{});
@@ -334,16 +368,17 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
         }
         kernels.swiglu_grad(dgu, dact_.data() + i * ld_f_, TensorAt<T>(rest, at.gate_up), f, f);
       });
-      WeightGrad(grad + offsets.gate_up, d, dgate_up_.data(), ld_gu_, 2 * f, h_.data(), ld_d_, d,
-                 count, weight_grad_);
-      gemm(dgate_up_.data(), ld_gu_, count, layer.gate_up_t, dh_.data(), nullptr, ld_d_);
-      norm_grad(row0, count, layer.mlp_norm.data(), grad + offsets.mlp_norm);
+      AdapterColumns(layer.gate_up, h_.data(), ld_h_, count);
+      MultiplyGrad(layer.gate_up, dgate_up_.data(), ld_dgu_, count, dh_.data(), nullptr, ld_d_);
+      LinearGrad(layer.gate_up, offsets.gate_up, dgate_up_.data(), ld_dgu_, h_.data(), ld_h_, count,
+                 grad);
+      norm_grad(row0, count, layer.mlp_norm.data(), offsets.mlp_norm);
 
       // mid = x + W_o attention(...)
       for_rows(row0, count, [&](idx i, idx r) {
-        kernels.round(dy_.data() + i * ld_d_, dresidual + r * ld_d_, ld_d_);
+        kernels.round(dy_.data() + i * ld_dy_, dresidual + r * ld_d_, ld_d_);
         const std::byte* rest = rest_of(r);
-        T* attn = h_attn_.data() + i * ld_q_;
+        T* attn = h_attn_.data() + i * ld_attn_;
         if (rest == nullptr) {
           std::fill_n(attn, ld_q_, T{});
         } else {
@@ -353,40 +388,73 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
         std::fill_n(dk_.data() + r * ld_kv_, ld_kv_, 0.0f);
         std::fill_n(dv_.data() + r * ld_kv_, ld_kv_, 0.0f);
       });
-      WeightGrad(grad + offsets.o, q_size, dy_.data(), ld_d_, d, h_attn_.data(), ld_q_, q_size,
-                 count, weight_grad_);
-      gemm(dy_.data(), ld_d_, count, layer.o_t, nullptr, dattn_.data() + row0 * ld_q_, ld_q_);
+      AdapterColumns(layer.o, h_attn_.data(), ld_attn_, count);
+      MultiplyGrad(layer.o, dy_.data(), ld_dy_, count, nullptr, dattn_.data() + row0 * ld_q_,
+                   ld_q_);
+      LinearGrad(layer.o, offsets.o, dy_.data(), ld_dy_, h_attn_.data(), ld_attn_, count, grad);
     });
 
     AttentionBackward(runs, l, last);
 
+    const QkNorm head_norm = qk_norm(l);
     for_chunks([&](idx row0, idx count) {
-      // rope(W_qkv rms_norm(x))
+      // rope(W_qkv rms_norm(x)), or rope(rms_norm(W_qkv rms_norm(x)))
       for_rows(row0, count, [&](idx i, idx r) {
         const idx rope = position[static_cast<std::size_t>(r)] * ld_half_;
-        kernels.qkv_rope_grad(dqkv_.data() + i * ld_qkv_, dq_.data() + r * ld_q_,
-                              dk_.data() + r * ld_kv_, dv_.data() + r * ld_kv_, cos_.data() + rope,
-                              sin_.data() + rope, shape_);
+        T* dqkv = dqkv_.data() + i * ld_dqkv_;
+        float* dq = dq_.data() + r * ld_q_;
+        float* dk = dk_.data() + r * ld_kv_;
+        const float* dv = dv_.data() + r * ld_kv_;
+        const float* cos = cos_.data() + rope;
+        const float* sin = sin_.data() + rope;
+        const GradRow<T>& row = rows[static_cast<std::size_t>(r)];
+        if (config().qk_norm) {
+          const bool none = row.segment == nullptr;
+          const auto in_chunk = static_cast<std::size_t>(i);
+          q_pre[in_chunk] = none ? nullptr : TensorAt<T>(row.Rest(l), at.q_pre);
+          k_pre[in_chunk] = none ? nullptr : TensorAt<T>(row.Rest(l), at.k_pre);
+          if (none) {
+            std::fill_n(dqkv, ld_qkv_, T{});
+          } else {
+            kernels.qkv_norm_rope_grad(dqkv, dq, dk, dv, q_pre[in_chunk], k_pre[in_chunk],
+                                       head_norm, cos, sin, qk_rstd_.data() + i * qk_heads, shape_);
+          }
+        } else {
+          kernels.qkv_rope_grad(dqkv, dq, dk, dv, cos, sin, shape_);
+        }
         const T* x = residual_of(r);
         norm_input[static_cast<std::size_t>(i)] = x;
         if (x == nullptr) {
-          std::fill_n(h_.data() + i * ld_d_, ld_d_, T{});
+          std::fill_n(h_.data() + i * ld_h_, ld_d_, T{});
         } else {
-          kernels.rms_norm(h_.data() + i * ld_d_, x, layer.attn_norm.data(), d, eps);
+          kernels.rms_norm(h_.data() + i * ld_h_, x, layer.attn_norm.data(), d, eps);
         }
       });
       if (offsets.qkv_bias >= 0) {
         float* dbias = grad + offsets.qkv_bias;
-        ParallelChunks(qkv_size, 64, [&](idx j0, idx j1) {
+        ParallelChunks(layer.qkv.n, 64, [&](idx j0, idx j1) {
           for (idx i = 0; i < count; ++i) {
-            for (idx j = j0; j < j1; ++j) dbias[j] += ToF32(dqkv_[i * ld_qkv_ + j]);
+            for (idx j = j0; j < j1; ++j) dbias[j] += ToF32(dqkv_[i * ld_dqkv_ + j]);
           }
         });
       }
-      WeightGrad(grad + offsets.qkv, d, dqkv_.data(), ld_qkv_, qkv_size, h_.data(), ld_d_, d, count,
-                 weight_grad_);
-      gemm(dqkv_.data(), ld_qkv_, count, layer.qkv_t, dh_.data(), nullptr, ld_d_);
-      norm_grad(row0, count, layer.attn_norm.data(), grad + offsets.attn_norm);
+      if (offsets.q_norm >= 0) {
+        const idx dh = config().head_dim;
+        ParallelChunks(2 * RoundUp(dh, 16), 16, [&](idx j0, idx) {
+          const bool is_q = j0 < RoundUp(dh, 16);
+          if (!is_q) j0 -= RoundUp(dh, 16);
+          kernels.head_norm_dgamma(grad + (is_q ? offsets.q_norm : offsets.k_norm),
+                                   is_q ? dq_.data() + row0 * ld_q_ : dk_.data() + row0 * ld_kv_,
+                                   is_q ? ld_q_ : ld_kv_, is_q ? q_pre.data() : k_pre.data(),
+                                   qk_rstd_.data() + (is_q ? 0 : config().num_heads), qk_heads,
+                                   count, is_q ? config().num_heads : config().num_kv_heads, dh, j0,
+                                   std::min(j0 + 16, dh));
+        });
+      }
+      AdapterColumns(layer.qkv, h_.data(), ld_h_, count);
+      MultiplyGrad(layer.qkv, dqkv_.data(), ld_dqkv_, count, dh_.data(), nullptr, ld_d_);
+      LinearGrad(layer.qkv, offsets.qkv, dqkv_.data(), ld_dqkv_, h_.data(), ld_h_, count, grad);
+      norm_grad(row0, count, layer.attn_norm.data(), offsets.attn_norm);
     });
   }
 }

@@ -4,34 +4,114 @@
 #include <cmath>
 #include <map>
 #include <numbers>
+#include <optional>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/parallel.h"
 #include "base/rng.h"
-#include "model/load.h"
 
 namespace opo {
+namespace {
 
-SlabLayout::SlabLayout(const ModelConfig& config)
-    : tensors(ListTensors(config)), size(SlabSize(tensors)) {
-  std::map<std::string, idx> at;
-  for (const TensorSpec& t : tensors) at[t.name] = t.offset;
+// Two 32-bit draws for element i of a named tensor; one number a counter keeps them order-free.
+std::array<std::uint32_t, 4> DrawBits(std::uint64_t seed, std::uint64_t name, idx i) {
+  return Philox4x32({static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32),
+                     static_cast<std::uint32_t>(name), static_cast<std::uint32_t>(name >> 32)},
+                    {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+}
+
+// A random model, drawn tensor by tensor.
+class DrawnSource : public ModelSource {
+ public:
+  DrawnSource(ModelConfig config, std::uint64_t seed, double std)
+      : config_(std::move(config)), seed_(seed), std_(std) {}
+  const ModelConfig& config() const override { return config_; }
+  void Read(const TensorSpec& spec, std::span<float> out) const override {
+    if (spec.is_vector) {
+      std::fill(out.begin(), out.end(), spec.name.ends_with(".bias") ? 0.0f : 1.0f);
+      return;
+    }
+    const std::uint64_t name = Hash64(spec.name);
+    ParallelChunks(spec.size(), 4096, [&](idx begin, idx end) {
+      for (idx i = begin; i < end; ++i) {
+        // Box-Muller.
+        const auto bits = DrawBits(seed_, name, i);
+        const double u = (static_cast<double>(bits[0]) + 1.0) * 0x1.0p-32;
+        const double v = static_cast<double>(bits[1]) * 0x1.0p-32;
+        out[static_cast<std::size_t>(i)] = static_cast<float>(std_ * std::sqrt(-2.0 * std::log(u)) *
+                                                              std::cos(2.0 * std::numbers::pi * v));
+      }
+    });
+  }
+
+ private:
+  ModelConfig config_;
+  std::uint64_t seed_;
+  double std_;
+};
+
+std::vector<TensorSpec> SlabTensors(const ModelConfig& config, SlabOf what) {
+  if (config.lora.on()) return ListAdapterTensors(config);
+  return what == SlabOf::kTrained ? ListTensors(config) : std::vector<TensorSpec>{};
+}
+
+}  // namespace
+
+SlabLayout::SlabLayout(const ModelConfig& config, SlabOf what)
+    : tensors(SlabTensors(config, what)), size(SlabSize(tensors)) {
+  std::map<std::string, idx, std::less<>> places;
+  for (const TensorSpec& t : tensors) places[t.name] = t.offset;
+  const auto at = [&](const std::string& name) {
+    const auto it = places.find(name);
+    return it == places.end() ? -1 : it->second;
+  };
+  const LayerShapes shapes(config);
   for (idx l = 0; l < config.num_layers; ++l) {
-    const std::string prefix = fmt::format("model.layers.{}.", l);
+    const std::string layer = fmt::format("model.layers.{}.", l);
+    const auto linear = [&](const LinearShape& shape) {
+      const auto name = [&](const LinearShape::Part& part) {
+        return fmt::format("{}{}.{}.", layer, shape.block, part.name);
+      };
+      LinearOffsets o;
+      o.w = at(name(shape.parts.front()) + "weight");
+      idx row0 = 0;
+      for (const LinearShape::Part& part : shape.parts) {
+        if (const idx b = at(name(part) + "lora_B.weight"); b >= 0) {
+          if (o.parts.empty()) o.a = at(name(part) + "lora_A.weight");
+          o.parts.push_back({row0, part.rows, b});
+        }
+        row0 += part.rows;
+      }
+      return o;
+    };
     LayerOffsets o;
-    o.attn_norm = at.at(prefix + "input_layernorm.weight");
-    o.qkv = at.at(prefix + "self_attn.q_proj.weight");
-    if (config.qkv_bias) o.qkv_bias = at.at(prefix + "self_attn.q_proj.bias");
-    o.o = at.at(prefix + "self_attn.o_proj.weight");
-    o.mlp_norm = at.at(prefix + "post_attention_layernorm.weight");
-    o.gate_up = at.at(prefix + "mlp.gate_proj.weight");
-    o.down = at.at(prefix + "mlp.down_proj.weight");
+    o.qkv = linear(shapes.qkv);
+    o.o = linear(shapes.o);
+    o.gate_up = linear(shapes.gate_up);
+    o.down = linear(shapes.down);
+    o.attn_norm = at(layer + "input_layernorm.weight");
+    o.qkv_bias = at(layer + "self_attn.q_proj.bias");
+    o.mlp_norm = at(layer + "post_attention_layernorm.weight");
+    o.q_norm = at(layer + "self_attn.q_norm.weight");
+    o.k_norm = at(layer + "self_attn.k_norm.weight");
     layers.push_back(o);
   }
-  embed = at.at("model.embed_tokens.weight");
-  final_norm = at.at("model.norm.weight");
-  head = config.tied_embeddings ? embed : at.at("lm_head.weight");
+  embed = at("model.embed_tokens.weight");
+  final_norm = at("model.norm.weight");
+  head = config.tied_embeddings ? embed : at("lm_head.weight");
+}
+
+Weights::Weights(ModelConfig config_in, SlabOf what, std::shared_ptr<const ModelSource> base_in)
+    : config(std::move(config_in)),
+      layout(config, what),
+      slab(layout.size),
+      base(std::move(base_in)) {
+  if (what == SlabOf::kNothing || config.lora.on()) return;
+  for (const TensorSpec& t : layout.tensors) {
+    base->Read(t, {slab.data() + t.offset, static_cast<std::size_t>(t.size())});
+  }
+  base.reset();
 }
 
 std::string Weights::DigestHex() const {
@@ -42,46 +122,110 @@ std::string Weights::DigestHex() const {
   return digest.Hex();
 }
 
-Weights LoadWeights(const std::string& path) {
-  const auto source = OpenModel(path);
-  if (source->config().qk_norm) {
-    Fail(ErrorCode::kInput, "{}: architecture {}: q/k norm is not supported yet", path,
-         source->config().architecture);
+void ReadTrained(Weights& weights, const std::string& folder) {
+  const auto out = [&](const TensorSpec& t) {
+    return weights.slab.span().subspan(static_cast<std::size_t>(t.offset),
+                                       static_cast<std::size_t>(t.size()));
+  };
+  if (weights.config.lora.on()) {
+    const AdapterFile adapter(folder);
+    (void)adapter.Fit(weights.config);
+    for (const TensorSpec& t : weights.layout.tensors) adapter.Read(t, out(t));
+  } else {
+    const auto source = OpenModel(folder);
+    for (const TensorSpec& t : weights.layout.tensors) source->Read(t, out(t));
   }
-  Weights weights(source->config());
-  for (const TensorSpec& t : weights.layout.tensors) {
-    source->Read(t, {weights.slab.data() + t.offset, static_cast<std::size_t>(t.size())});
+}
+
+void SaveTrained(const std::string& folder, const Weights& weights, const std::string& base) {
+  if (weights.config.lora.on()) {
+    SaveAdapter(folder, weights.config, base, weights.slab.span());
+  } else {
+    SaveHfModel(folder, weights.config, weights.slab.span(), DType::kF32);
   }
-  return weights;
+}
+
+Weights LoadWeights(const std::string& path, SlabOf what) {
+  if (IsAdapterFolder(path)) {
+    const AdapterFile adapter(path);
+    std::shared_ptr<const ModelSource> base = OpenModel(adapter.BasePath());
+    const ModelConfig config = adapter.Fit(base->config());
+    Weights weights(config, what, std::move(base));
+    ReadTrained(weights, path);
+    return weights;
+  }
+  std::shared_ptr<const ModelSource> source = OpenModel(path);
+  const ModelConfig config = source->config();
+  return Weights(config, what, std::move(source));
 }
 
 Weights InitWeights(const ModelConfig& config, std::uint64_t seed, double std) {
   ValidateConfig(config, "model.init");
-  Weights weights(config);
+  ModelConfig base = config;
+  base.lora = {};
+  auto source = std::make_shared<DrawnSource>(base, seed, std);
+  if (!config.lora.on()) return Weights(base, SlabOf::kTrained, std::move(source));
+  return AddAdapter(Weights(base, SlabOf::kNothing, std::move(source)), config.lora, seed);
+}
+
+Weights AddAdapter(Weights model, const LoraConfig& lora, std::uint64_t seed) {
+  OPO_CHECK(!model.config.lora.on() && model.base != nullptr);
+  ModelConfig config = model.config;
+  config.lora = lora;
+  Weights weights(config, SlabOf::kTrained, std::move(model.base));
   for (const TensorSpec& t : weights.layout.tensors) {
-    float* out = weights.slab.data() + t.offset;
-    if (t.is_vector) {
-      const bool bias = t.name.ends_with(".bias");
-      std::fill(out, out + t.size(), bias ? 0.0f : 1.0f);
-      continue;
-    }
+    if (!t.name.ends_with("lora_A.weight")) continue;  // B is zero
     const std::uint64_t name = Hash64(t.name);
-    ParallelChunks(t.size(), 4096, [&](idx begin, idx end) {
-      for (idx i = begin; i < end; ++i) {
-        // Box-Muller on two 32-bit draws; one number a counter keeps it order-free.
-        const auto bits =
-            Philox4x32({static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32),
-                        static_cast<std::uint32_t>(name), static_cast<std::uint32_t>(name >> 32)},
-                       {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
-        const double u = (static_cast<double>(bits[0]) + 1.0) * 0x1.0p-32;
-        const double v = static_cast<double>(bits[1]) * 0x1.0p-32;
-        out[i] = static_cast<float>(std * std::sqrt(-2.0 * std::log(u)) *
-                                    std::cos(2.0 * std::numbers::pi * v));
-      }
-    });
+    const double bound = 1.0 / std::sqrt(static_cast<double>(t.cols));
+    for (idx i = 0; i < t.size(); ++i) {
+      const double u = static_cast<double>(DrawBits(seed, name, i)[0]) * 0x1.0p-31 - 1.0;
+      weights.slab[t.offset + i] = static_cast<float>(bound * u);
+    }
   }
   return weights;
 }
+
+// Tensors as f32: from the slab where it has them, else from the base.
+template <class T>
+class PackedWeights<T>::Reader {
+ public:
+  Reader(const Weights& weights, bool digest) : weights_(weights) {
+    for (TensorSpec& t : ListTensors(weights.config)) {
+      const std::string name = t.name;
+      specs_.emplace(name, std::move(t));
+    }
+    for (const TensorSpec& t : weights.layout.tensors) in_slab_[t.name] = t.offset;
+    if (digest) digest_.emplace();
+  }
+  // Tensors that stand next to each other in a slab, one after the other. Good until the next call.
+  const float* Get(std::initializer_list<std::string> names) {
+    if (const auto it = in_slab_.find(*names.begin()); it != in_slab_.end()) {
+      return weights_.slab.data() + it->second;
+    }
+    idx size = 0;
+    for (const std::string& name : names) size += specs_.at(name).size();
+    buffer_.Reserve(size);
+    idx at = 0;
+    for (const std::string& name : names) {
+      const TensorSpec& spec = specs_.at(name);
+      weights_.base->Read(spec, buffer_.span().subspan(static_cast<std::size_t>(at),
+                                                       static_cast<std::size_t>(spec.size())));
+      at += spec.size();
+    }
+    if (digest_)
+      digest_->Add(std::span<const float>(buffer_.data(), static_cast<std::size_t>(size)));
+    return buffer_.data();
+  }
+  // Of the frozen tensors.
+  std::string DigestHex() const { return digest_ ? digest_->Hex() : ""; }
+
+ private:
+  const Weights& weights_;
+  std::map<std::string, TensorSpec, std::less<>> specs_;
+  std::map<std::string, idx, std::less<>> in_slab_;
+  Buffer<float> buffer_;
+  std::optional<Digest> digest_;
+};
 
 template <class T>
 PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
@@ -92,59 +236,130 @@ PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
       final_norm_(ld_embed_),
       embed_(config_.vocab_size * ld_embed_) {
   const idx d = config_.hidden_size;
+  const LayerShapes shapes(config_);
+  const auto shape = [&](PackedLinear<T>& linear, const LinearShape& of) {
+    linear.n = of.n();
+    linear.k = of.k;
+    linear.columns = of.adapter_columns(config_.lora);
+    const bool wide = linear.columns > 0;
+    linear.w.Resize(linear.n, wide ? linear.x_column() + linear.columns : linear.k);
+    if (backward)
+      linear.w_t.Resize(linear.k, wide ? linear.dy_column() + linear.columns : linear.n);
+  };
   for (Layer& layer : layers_) {
     layer.attn_norm = Buffer<float>(RoundUp(d, kPad));
     layer.mlp_norm = Buffer<float>(RoundUp(d, kPad));
+    shape(layer.qkv, shapes.qkv);
+    shape(layer.o, shapes.o);
+    shape(layer.gate_up, shapes.gate_up);
+    shape(layer.down, shapes.down);
+    if (config_.qk_norm) {
+      layer.q_norm = Buffer<float>(RoundUp(config_.head_dim, kPad));
+      layer.k_norm = Buffer<float>(RoundUp(config_.head_dim, kPad));
+    }
   }
-  Update(weights);
+  Reader reader(weights, backward && weights.base != nullptr);
+  PackBase(reader);
+  base_digest_ = reader.DigestHex();
+  PackAdapter(weights);
 }
 
 template <class T>
 void PackedWeights<T>::Update(const Weights& weights) {
-  const float* w = weights.slab.data();
-  const idx d = config_.hidden_size;
-  const idx q_size = config_.num_heads * config_.head_dim;
-  const idx qkv_size = q_size + 2 * config_.num_kv_heads * config_.head_dim;
-  const idx f = config_.intermediate_size;
-  for (std::size_t l = 0; l < layers_.size(); ++l) {
-    const LayerOffsets& at = weights.layout.layers[l];
-    Layer& layer = layers_[l];
-    std::copy_n(w + at.attn_norm, d, layer.attn_norm.data());
-    std::copy_n(w + at.mlp_norm, d, layer.mlp_norm.data());
-    if (at.qkv_bias >= 0) {
-      layer.qkv_bias.Reserve(qkv_size);
-      std::copy_n(w + at.qkv_bias, qkv_size, layer.qkv_bias.data());
-    }
-    layer.qkv.Pack(w + at.qkv, d, qkv_size, d);
-    layer.o.Pack(w + at.o, q_size, d, q_size);
-    layer.gate_up.Pack(w + at.gate_up, d, 2 * f, d);
-    layer.down.Pack(w + at.down, f, d, f);
-    if (backward_) {
-      layer.qkv_t.PackTransposed(w + at.qkv, d, qkv_size, d);
-      layer.o_t.PackTransposed(w + at.o, q_size, d, q_size);
-      layer.gate_up_t.PackTransposed(w + at.gate_up, d, 2 * f, d);
-      layer.down_t.PackTransposed(w + at.down, f, d, f);
-    }
+  if (weights.base == nullptr) {
+    Reader reader(weights, false);
+    PackBase(reader);
   }
-  std::copy_n(w + weights.layout.final_norm, d, final_norm_.data());
-  head_.Pack(w + weights.layout.head, d, config_.vocab_size, d);
-  if (backward_) head_t_.PackTransposed(w + weights.layout.head, d, config_.vocab_size, d);
-  const float* embed = w + weights.layout.embed;
+  PackAdapter(weights);
+}
+
+template <class T>
+void PackedWeights<T>::PackBase(Reader& reader) {
+  const idx d = config_.hidden_size;
+  const auto pack = [&](PackedLinear<T>& linear, const float* w) {
+    linear.w.PackAt(0, w, linear.k, linear.k);
+    if (backward_) linear.w_t.PackTransposedAt(0, w, linear.k, linear.n);
+  };
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    const std::string at = fmt::format("model.layers.{}.", l);
+    const std::string attn = at + "self_attn.";
+    const std::string mlp = at + "mlp.";
+    std::copy_n(reader.Get({at + "input_layernorm.weight"}), d, layer.attn_norm.data());
+    pack(layer.qkv,
+         reader.Get({attn + "q_proj.weight", attn + "k_proj.weight", attn + "v_proj.weight"}));
+    if (config_.qkv_bias) {
+      layer.qkv_bias.Reserve(layer.qkv.n);
+      std::copy_n(reader.Get({attn + "q_proj.bias", attn + "k_proj.bias", attn + "v_proj.bias"}),
+                  layer.qkv.n, layer.qkv_bias.data());
+    }
+    if (config_.qk_norm) {
+      std::copy_n(reader.Get({attn + "q_norm.weight"}), config_.head_dim, layer.q_norm.data());
+      std::copy_n(reader.Get({attn + "k_norm.weight"}), config_.head_dim, layer.k_norm.data());
+    }
+    pack(layer.o, reader.Get({attn + "o_proj.weight"}));
+    std::copy_n(reader.Get({at + "post_attention_layernorm.weight"}), d, layer.mlp_norm.data());
+    pack(layer.gate_up, reader.Get({mlp + "gate_proj.weight", mlp + "up_proj.weight"}));
+    pack(layer.down, reader.Get({mlp + "down_proj.weight"}));
+  }
+  std::copy_n(reader.Get({"model.norm.weight"}), d, final_norm_.data());
+  const float* embed = reader.Get({"model.embed_tokens.weight"});
   ParallelChunks(config_.vocab_size, 256, [&](idx begin, idx end) {
     for (idx v = begin; v < end; ++v) {
       for (idx i = 0; i < d; ++i) embed_[v * ld_embed_ + i] = FromF32<T>(embed[v * d + i]);
     }
   });
+  const float* head = config_.tied_embeddings ? embed : reader.Get({"lm_head.weight"});
+  head_.Pack(head, d, config_.vocab_size, d);
+  if (backward_) head_t_.PackTransposed(head, d, config_.vocab_size, d);
+}
+
+template <class T>
+void PackedWeights<T>::PackAdapter(const Weights& weights) {
+  if (!config_.lora.on()) return;
+  const idx rank = config_.lora.rank;
+  const auto scale = static_cast<float>(config_.lora.scale());
+  Buffer<float> scratch;
+  const auto pack = [&](PackedLinear<T>& linear, const LinearOffsets& at) {
+    if (linear.columns == 0) return;
+    const float* a = weights.slab.data() + at.a;
+    scratch.Reserve(std::max(linear.k, linear.n) * linear.columns);
+    for (idx i = 0; i < linear.columns * linear.k; ++i) scratch[i] = scale * a[i];
+    linear.a.Pack(scratch.data(), linear.k, linear.columns, linear.k);
+    if (backward_) linear.w_t.PackTransposedAt(linear.dy_column(), a, linear.k, linear.columns);
+    // B (n, columns): a part's rows meet its own columns, the others are zero.
+    const auto fill = [&](float factor) {
+      std::fill_n(scratch.data(), linear.n * linear.columns, 0.0f);
+      idx column = 0;
+      for (const LinearOffsets::Part& part : at.parts) {
+        const float* b = weights.slab.data() + part.b;
+        for (idx r = 0; r < part.rows; ++r) {
+          float* out = scratch.data() + (part.row0 + r) * linear.columns + column;
+          for (idx j = 0; j < rank; ++j) out[j] = factor * b[r * rank + j];
+        }
+        column += rank;
+      }
+    };
+    fill(1.0f);
+    linear.w.PackAt(linear.x_column(), scratch.data(), linear.columns, linear.columns);
+    if (!backward_) return;
+    fill(scale);
+    linear.b_t.PackTransposed(scratch.data(), linear.columns, linear.n, linear.columns);
+  };
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const LayerOffsets& at = weights.layout.layers[l];
+    pack(layers_[l].qkv, at.qkv);
+    pack(layers_[l].o, at.o);
+    pack(layers_[l].gate_up, at.gate_up);
+    pack(layers_[l].down, at.down);
+  }
 }
 
 template <class T>
 idx PackedWeights<T>::bytes() const {
   idx total = head_.data.bytes() + head_t_.data.bytes() + embed_.bytes();
   for (const Layer& l : layers_) {
-    for (const PackedMatrix<T>* m :
-         {&l.qkv, &l.o, &l.gate_up, &l.down, &l.qkv_t, &l.o_t, &l.gate_up_t, &l.down_t}) {
-      total += m->data.bytes();
-    }
+    total += l.qkv.bytes() + l.o.bytes() + l.gate_up.bytes() + l.down.bytes();
   }
   return total;
 }

@@ -1,48 +1,95 @@
-// The weights of a policy: f32 masters in one slab, and the form that the kernels read.
+// The weights of a policy: f32 masters of what is trained in one slab, and the form that the
+// kernels read.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/buffer.h"
 #include "kernels/gemm.h"
 #include "model/config.h"
+#include "model/load.h"
 
 namespace opo {
 
-// Where each tensor of a layer starts in a slab (weights, gradients, moments alike), in floats.
-// q, k, v are one matrix of H*Dh + 2*Hk*Dh rows; gate and up one of 2*F rows.
+// Where the tensors of one product start in a slab (weights, gradients, moments alike), in floats;
+// -1: not in the slab. W is one matrix of all its parts' rows (q, k, v; gate, up). Of an adapter, A
+// is one matrix too, B one a part.
+struct LinearOffsets {
+  struct Part {
+    idx row0 = 0, rows = 0;  // its outputs
+    idx b = -1;
+  };
+  idx w = -1;
+  idx a = -1;
+  std::vector<Part> parts;  // those that have an adapter
+};
+
 struct LayerOffsets {
-  idx attn_norm = 0, qkv = 0, qkv_bias = -1, o = 0, mlp_norm = 0, gate_up = 0, down = 0;
+  LinearOffsets qkv, o, gate_up, down;
+  idx attn_norm = -1, qkv_bias = -1, q_norm = -1, k_norm = -1, mlp_norm = -1;
+};
+
+enum class SlabOf {
+  kTrained,  // the adapter where there is one, else everything
+  kNothing,  // all is frozen: to sample and to score
 };
 
 struct SlabLayout {
-  explicit SlabLayout(const ModelConfig& config);
+  explicit SlabLayout(const ModelConfig& config, SlabOf what = SlabOf::kTrained);
   std::vector<TensorSpec> tensors;
   std::vector<LayerOffsets> layers;
-  idx embed = 0, final_norm = 0, head = 0;  // head == embed where they are tied
-  idx size = 0;                             // floats
+  idx embed = -1, final_norm = -1, head = -1;  // head == embed where they are tied
+  idx size = 0;                                // floats
 };
 
-// The masters, on the f32 grid that the optimizer walks.
 struct Weights {
-  explicit Weights(ModelConfig config_in)
-      : config(std::move(config_in)), layout(config), slab(layout.size) {}
+  // The tensors that are not in the slab are read from `base` when they are packed.
+  Weights(ModelConfig config_in, SlabOf what, std::shared_ptr<const ModelSource> base_in);
   ModelConfig config;
   SlabLayout layout;
-  Buffer<float> slab;
+  Buffer<float> slab;                       // the masters, which the optimizer walks
+  std::shared_ptr<const ModelSource> base;  // null where the slab holds everything
   // XXH3-128 of the trained numbers: the weights digest of a run.
   std::string DigestHex() const;
 };
 
-// Reads a checkpoint (model/load.h), or draws one: norms 1, biases 0, everything else normal with
-// deviation `std`, from (seed, tensor, element) alone.
-Weights LoadWeights(const std::string& path);
+// A checkpoint (model/load.h) with all of it in the slab, to be trained; or frozen. A PEFT folder
+// is its base, frozen, with the adapter in the slab.
+Weights LoadWeights(const std::string& path, SlabOf what = SlabOf::kTrained);
+// What is trained, as a Hugging Face folder in f32, or as a PEFT folder that names `base`; and back
+// into the slab of the same model.
+void SaveTrained(const std::string& folder, const Weights& weights, const std::string& base);
+void ReadTrained(Weights& weights, const std::string& folder);
+// Draws a model: norms 1, biases 0, everything else normal with deviation `std`, from (seed,
+// tensor, element) alone. With config.lora, that model frozen and a fresh adapter.
 Weights InitWeights(const ModelConfig& config, std::uint64_t seed, double std);
+// The model frozen, with a fresh adapter: A uniform in +-1/sqrt(k) from (seed, tensor, element), B
+// zero, so that it begins as the model itself. `model` is a frozen one.
+Weights AddAdapter(Weights model, const LoraConfig& lora, std::uint64_t seed);
+
+// One product's weights, packed. With an adapter, y = x W^T + (x s A^T) B^T is one product over k
+// and then over the adapter's columns: y = [x, u] [W, B]^T with u = x (s A)^T, and in the same way
+// dx = [dy, du] [W^T, A^T]^T with du = dy (s B). u and du stand behind x and dy in their rows, at
+// x_column and dy_column, rounded to T. Each output stays one chain (E1, E2), and dA = du^T x and
+// dB = dy^T u need no factor.
+template <class T>
+struct PackedLinear {
+  idx n = 0, k = 0;
+  idx columns = 0;         // of the adapter, all parts; 0: none
+  PackedMatrix<T> w, w_t;  // [W, B] (n, ...), [W^T, A^T] (k, ...)
+  PackedMatrix<T> a, b_t;  // s A (columns, k), (s B)^T (columns, n): block by block of the parts
+  idx x_column() const { return RoundUp(k, kPad); }
+  idx dy_column() const { return RoundUp(n, kPad); }
+  idx bytes() const {
+    return w.data.bytes() + w_t.data.bytes() + a.data.bytes() + b_t.data.bytes();
+  }
+};
 
 // One copy of the weights, rounded to T and packed. Sampler and learner read the same memory; after
-// an optimizer step Update() packs in place. The transposed matrices (for dx) are there only when
-// `backward` was asked for.
+// an optimizer step Update() packs what is trained in place. What the backward pass reads is there
+// only when `backward` was asked for.
 template <class T>
 class PackedWeights {
  public:
@@ -50,9 +97,9 @@ class PackedWeights {
   void Update(const Weights& weights);
 
   struct Layer {
-    PackedMatrix<T> qkv, o, gate_up, down;
-    PackedMatrix<T> qkv_t, o_t, gate_up_t, down_t;
-    Buffer<float> attn_norm, mlp_norm, qkv_bias;  // padded to kPad; qkv_bias empty where none
+    PackedLinear<T> qkv, o, gate_up, down;
+    // Padded to kPad; qkv_bias, q_norm and k_norm are empty where there are none.
+    Buffer<float> attn_norm, mlp_norm, qkv_bias, q_norm, k_norm;
   };
   const ModelConfig& config() const { return config_; }
   const Layer& layer(idx l) const { return layers_[static_cast<std::size_t>(l)]; }
@@ -61,9 +108,15 @@ class PackedWeights {
   const float* final_norm() const { return final_norm_.data(); }
   // A row of the embedding, D numbers, padded with zeros.
   const T* embedding(TokenId id) const { return embed_.data() + id * ld_embed_; }
+  // XXH3-128 of the frozen tensors as they were read; "" where nothing is frozen.
+  const std::string& base_digest() const { return base_digest_; }
   idx bytes() const;
 
  private:
+  class Reader;
+  void PackBase(Reader& reader);
+  void PackAdapter(const Weights& weights);
+
   ModelConfig config_;
   bool backward_;
   idx ld_embed_;
@@ -71,6 +124,7 @@ class PackedWeights {
   PackedMatrix<T> head_, head_t_;
   Buffer<float> final_norm_;
   Buffer<T> embed_;  // (V, ld_embed)
+  std::string base_digest_;
 };
 
 }  // namespace opo

@@ -8,7 +8,6 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "format/safetensors.h"
-#include "model/load.h"
 
 namespace opo {
 namespace {
@@ -74,7 +73,7 @@ std::string Damage(const Checkpoint& checkpoint) {
 }  // namespace
 
 Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& weights,
-                           AdamW& optimizer, const Tokenizer& tokenizer,
+                           AdamW& optimizer, const Tokenizer& tokenizer, const std::string& base,
                            const ordered_json& state) {
   const std::string folder = run_dir + "/checkpoints";
   const std::string final_path = folder + "/" + StepName(step);
@@ -84,7 +83,7 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
   fs::create_directories(beside, error);
   if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", beside, error.message());
   try {
-    SaveHfModel(beside + "/model", weights.config, weights.slab.span(), DType::kF32);
+    SaveTrained(beside + "/model", weights, base);
     tokenizer.Save(beside + "/model");
     WriteSafetensors(beside + "/optimizer.safetensors", optimizer.Tensors(), optimizer.dtype(),
                      {{"steps", std::to_string(optimizer.steps())}});
@@ -129,10 +128,7 @@ std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
 }
 
 ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, AdamW& optimizer) {
-  const auto source = OpenModel(checkpoint.path + "/model");
-  for (const TensorSpec& t : weights.layout.tensors) {
-    source->Read(t, {weights.slab.data() + t.offset, static_cast<std::size_t>(t.size())});
-  }
+  ReadTrained(weights, checkpoint.path + "/model");
   const std::string path = checkpoint.path + "/optimizer.safetensors";
   optimizer.Read(SafetensorsFile::Open(path));
   try {

@@ -1,7 +1,8 @@
 // Checkpoints: written beside, synced, hashed, then renamed, so that a kill at any instant leaves
 // the one before; a torn or altered one is noticed and skipped with a warning.
 //
-//   RUN/checkpoints/step_000010/model/       a Hugging Face folder, f32 masters: loads anywhere
+//   RUN/checkpoints/step_000010/model/       a Hugging Face folder, f32 masters: loads anywhere; of
+//                                            an adapter a PEFT folder
 //                              /optimizer.safetensors   m and v, as slabs
 //                              /state.json              what a resume needs beside them
 //                              /manifest.json           size and XXH3-128 of every file
@@ -24,10 +25,10 @@ struct Checkpoint {
   idx step = 0;
 };
 
-// Returns the folder. `state` is kept as it is. Throws Error(kWork) on a full disk; nothing that
-// was there before is touched.
+// Returns the folder. `base` is what an adapter's folder names. `state` is kept as it is. Throws
+// Error(kWork) on a full disk; nothing that was there before is touched.
 Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& weights,
-                           AdamW& optimizer, const Tokenizer& tokenizer,
+                           AdamW& optimizer, const Tokenizer& tokenizer, const std::string& base,
                            const nlohmann::ordered_json& state);
 
 // The newest checkpoint of the run whose files all agree with its manifest; damaged ones are

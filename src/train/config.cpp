@@ -1,11 +1,13 @@
 #include "train/config.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "algo/algorithm.h"
 #include "base/error.h"
 #include "base/fields.h"
 #include "base/file.h"
+#include "model/load.h"
 
 namespace opo {
 namespace {
@@ -45,7 +47,7 @@ void ResolvePaths(TrainConfig& config, const std::filesystem::path& folder) {
 }  // namespace
 
 void VisitFields(Fields& f, ModelInitConfig& c) {
-  f.Field("architecture", c.architecture, "the kind of model", OneOf({"llama", "qwen2", "qwen3"}));
+  f.Field("architecture", c.architecture, "the kind of model", OneOf(ArchitectureNames()));
   f.Field("hidden_size", c.hidden_size, "width of the residual stream", Range(1, kMaxSize));
   f.Field("intermediate_size", c.intermediate_size, "width of the MLP", Range(1, kMaxSize));
   f.Field("num_layers", c.num_layers, "layers", Range(1, 1024));
@@ -123,6 +125,14 @@ void VisitFields(Fields& f, AlgorithmConfig& c) {
           "exactly on policy: one step a batch, no truncated sampling, every log-prob checked");
 }
 
+void VisitFields(Fields& f, LoraSettings& c) {
+  f.Field("rank", c.rank, "rank of the adapter; 0: none, the whole model is trained",
+          Range(0, 4096));
+  f.Field("alpha", c.alpha, "the adapter's output is scaled by alpha / rank", Above(0));
+  f.Field("rank_stabilized", c.rank_stabilized, "scale by alpha / sqrt(rank) (rsLoRA)");
+  f.Field("targets", c.targets, "matrices of each layer that have one");
+}
+
 void VisitFields(Fields& f, OptimizerConfig& c) {
   FieldCheck beta = Range(0, 0.999999);
   f.Field("steps", c.steps, "rollout batches in the run", Range(1, kMaxCount));
@@ -188,6 +198,7 @@ void VisitFields(Fields& f, RunConfig& c) {
 
 void VisitFields(Fields& f, TrainConfig& c) {
   f.Section("model", c.model, "The model");
+  f.Section("lora", c.lora, "An adapter to train instead of the model itself");
   f.Section("data", c.data, "The prompts");
   f.Section("rollout", c.rollout, "Sampling");
   f.List("reward", c.reward, "A term of the reward; write [[reward]] again for a sum");
@@ -246,6 +257,14 @@ void ValidateTrainConfig(const TrainConfig& c) {
            "rollout.max_new_tokens = {}: leaves no room for a prompt in "
            "model.init.max_position = {}",
            c.rollout.max_new_tokens, init.max_position);
+    }
+  }
+  if (c.lora.rank > 0) {
+    const auto known = LoraTargets();
+    if (c.lora.targets.empty()) Fail(usage, "lora.targets: is empty; name at least one matrix");
+    for (const std::string& target : c.lora.targets) {
+      if (std::find(known.begin(), known.end(), target) != known.end()) continue;
+      Fail(usage, "lora.targets: \"{}\" is not one of {}", target, fmt::join(known, ", "));
     }
   }
   for (const std::string& stop : c.rollout.stop) {

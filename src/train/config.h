@@ -33,6 +33,14 @@ struct ModelSettings {  // [model]
   ModelInitConfig init;
 };
 
+struct LoraSettings {  // [lora]
+  idx rank = 0;
+  double alpha = 16;
+  bool rank_stabilized = false;
+  std::vector<std::string> targets = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                      "gate_proj", "up_proj", "down_proj"};
+};
+
 struct DataConfig {  // [data]
   std::string train = "arithmetic";
   std::string eval;
@@ -114,6 +122,7 @@ struct RunConfig {  // [run]
 
 struct TrainConfig {
   ModelSettings model;
+  LoraSettings lora;
   DataConfig data;
   RolloutSettings rollout;
   std::vector<RewardConfig> reward = {RewardConfig{}};

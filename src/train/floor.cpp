@@ -58,10 +58,16 @@ double FloorFlops(const ModelConfig& c, const StepWork& work) {
       static_cast<double>(c.num_layers) *
       (d * (q + 2 * kv) + q * d + 3 * d * static_cast<double>(c.intermediate_size));
   const double head = d * static_cast<double>(c.vocab_size);
-  return 2 * blocks * static_cast<double>(work.rows_sampled + work.rows_recomputed) +
+  // An adapter's own products come on top; the frozen matrices have no gradient of their weights.
+  double adapter = 0;
+  if (c.lora.on()) {
+    for (const TensorSpec& t : ListAdapterTensors(c)) adapter += static_cast<double>(t.size());
+  }
+  const double backward = c.lora.on() ? 2 : 4;
+  return 2 * (blocks + adapter) * static_cast<double>(work.rows_sampled + work.rows_recomputed) +
          2 * head * static_cast<double>(work.tokens_sampled + work.tokens_learned) +
-         4 * blocks * static_cast<double>(work.rows_learned) +
-         4 * head * static_cast<double>(work.tokens_learned);
+         (backward * blocks + 4 * adapter) * static_cast<double>(work.rows_learned) +
+         backward * head * static_cast<double>(work.tokens_learned);
 }
 
 double MeasureGemmRate(const ModelConfig& config, DType dtype, double seconds) {

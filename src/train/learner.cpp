@@ -291,7 +291,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
   Head(groups, micro, grad != nullptr ? &loss : nullptr, grad, result);
   if (grad == nullptr) return;
   model_.Backward(dresidual_.data(), micro.rows, micro.grad_runs, layout_, grad);
-  AddLookup(micro.row_tokens, micro.rows);
+  if (layout_.embed >= 0) AddLookup(micro.row_tokens, micro.rows);
   for (Segment<T>* sample : taped_samples) sample->Clear();
 }
 
@@ -369,8 +369,9 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       result.kl_sum += difference;
     }
     if (loss == nullptr) continue;
-    model_.LogitsGrad(dhidden_.data(), grad + layout_.head, dlogits_.data(), hidden_.data(), rows);
-    model_.FinalNormGrad(dhead_rows_.data(), grad + layout_.final_norm, dhidden_.data(), chunk);
+    const auto place = [&](idx offset) { return offset < 0 ? nullptr : grad + offset; };
+    model_.LogitsGrad(dhidden_.data(), place(layout_.head), dlogits_.data(), hidden_.data(), rows);
+    model_.FinalNormGrad(dhead_rows_.data(), place(layout_.final_norm), dhidden_.data(), chunk);
     for (idx r = 0; r < rows; ++r) {
       const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
       if (target.rollout == nullptr) continue;
@@ -476,13 +477,13 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
     const auto& [taped, again, first] = windows[i];
     const bool outputs = runs[i].outputs;
     const auto kept = static_cast<std::size_t>(outputs ? at.kept_bytes : at.final);
-    // In the last layer a prompt's rows end at K and V; q is written and never read.
-    const idx rest_layers = outputs ? num_layers : num_layers - 1;
+    // In the last layer a prompt's rows end before attention.
+    const idx rest = outputs ? num_layers * at.rest_layer_bytes
+                             : (num_layers - 1) * at.rest_layer_bytes + at.attention;
     for (idx r = first; r < again->length(); ++r, ++result.rows) {
       const bool same =
           std::memcmp(taped->Kept(r, 0), again->Kept(r, 0), kept) == 0 &&
-          std::memcmp(taped->Rest(r, 0), again->Rest(r, 0),
-                      static_cast<std::size_t>(rest_layers * at.rest_layer_bytes)) == 0;
+          std::memcmp(taped->Rest(r, 0), again->Rest(r, 0), static_cast<std::size_t>(rest)) == 0;
       result.mismatched += same ? 0 : 1;
     }
   }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernels/layout.h"
+#include "model/load.h"
 #include "train/floor.h"
 #include "train/learner.h"
 
@@ -27,16 +28,34 @@ struct Sizes {
         qkv(RoundUp((m.num_heads + 2 * m.num_kv_heads) * m.head_dim, kPad)),
         f(RoundUp(m.intermediate_size, kPad)),
         gate_up(RoundUp(2 * m.intermediate_size, kPad)),
+        heads(m.num_heads + m.num_kv_heads),
+        qk_norm(m.qk_norm),
         page(m.num_layers * ShapeOf(m).page_size() * kBytes),
         forward_row((d + 2 * q) * kBytes + m.num_heads * 4 + kRowBookkeeping / 4),
         backward_row(forward_row + q * kBytes + (d + q + 2 * kv) * 4 + kRowBookkeeping / 4 * 3),
-        prefix_grad_row(m.num_layers * m.num_kv_heads * m.head_dim * 2 * 4) {}
+        prefix_grad_row(m.num_layers * m.num_kv_heads * m.head_dim * 2 * 4) {
+    // The adapter's columns of the products' operands (Transformer's constructor).
+    const LayerShapes shapes(m);
+    const auto columns = [&](const LinearShape& linear) {
+      return RoundUp(linear.adapter_columns(m.lora), kPad);
+    };
+    const idx qkv_c = columns(shapes.qkv);
+    const idx gate_up_c = columns(shapes.gate_up);
+    const idx o_c = columns(shapes.o);
+    const idx down_c = columns(shapes.down);
+    forward_row += o_c * kBytes;
+    backward_row += o_c * kBytes;
+    forward_adapter = (std::max(qkv_c, gate_up_c) + down_c) * kBytes;
+    backward_adapter = (o_c + std::max(o_c, down_c) + gate_up_c + qkv_c) * kBytes;
+  }
   ActivationLayout<T> activations;
-  idx vocab, d, q, kv, qkv, f, gate_up;
+  idx vocab, d, q, kv, qkv, f, gate_up, heads;
+  bool qk_norm;
   idx page;
   idx forward_row;   // scratch of Transformer::Forward
   idx backward_row;  // as Transformer::backward_row_bytes: Forward's and Backward's
   idx prefix_grad_row;
+  idx forward_adapter, backward_adapter;  // of a row of a chunk
 
   idx record(idx rows, Record record) const {
     return RoundUp(rows, kActivationRows) * activations.row_bytes(record);
@@ -48,9 +67,10 @@ struct Sizes {
   }
   // What Forward and Backward hold of a chunk of rows, however many there are.
   idx layer_chunk(idx rows) const {
-    const idx forward = (d + 2 * kv + gate_up + f) * kBytes + qkv * 4;
-    const idx backward = (q + d + f + gate_up + qkv) * kBytes + d * 4;
-    return std::min(rows, kLayerRows) * (forward + backward);
+    const idx forward = (d + 2 * kv + gate_up + f) * kBytes + qkv * 4 + forward_adapter;
+    const idx backward = (q + d + f + gate_up + qkv) * kBytes + d * 4 + backward_adapter;
+    const idx norm = qk_norm ? (q + kv) * kBytes + heads * 4 + 16 : 0;
+    return std::min(rows, kLayerRows) * (forward + backward + norm);
   }
   idx head(const StepShape& step) const {
     const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));
@@ -194,17 +214,24 @@ void PlanParts(const TrainConfig& config, const ModelConfig& m, const StepShape&
                      peak.prefix_grads;
 }
 
+// Both directions of a matrix.
 idx Packed(idx n, idx k, idx bytes) { return (PackedSize(n, k) + PackedSize(k, n)) * bytes; }
+idx Packed(const LinearShape& linear, const LoraConfig& lora, idx bytes) {
+  const idx n = linear.n();
+  const idx k = linear.k;
+  const idx columns = linear.adapter_columns(lora);
+  if (columns == 0) return Packed(n, k, bytes);
+  return (PackedSize(n, RoundUp(k, kPad) + columns) + PackedSize(k, RoundUp(n, kPad) + columns) +
+          PackedSize(columns, k) + PackedSize(columns, n)) *
+         bytes;
+}
 
 template <class T>
 MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_tokens) {
   constexpr idx kBytes = sizeof(T);
   const Sizes<T> sizes(m);
-  const idx slab = SlabSize(ListTensors(m)) * 4;
-  const idx q = m.num_heads * m.head_dim;
-  const idx kv = m.num_kv_heads * m.head_dim;
+  const idx slab = SlabLayout(m).size * 4;
   const idx d = m.hidden_size;
-  const idx f = m.intermediate_size;
   MemoryPlan plan;
   plan.process = kProcessBytes;
   plan.weights = slab;
@@ -212,12 +239,17 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   idx levels = 0;
   for (idx s = config.train.shards; s > 1; s = (s + 1) / 2) ++levels;
   plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0));
-  const idx layer = Packed(q + 2 * kv, d, kBytes) + Packed(d, q, kBytes) +
-                    Packed(2 * f, d, kBytes) + Packed(d, f, kBytes);
+  const LayerShapes shapes(m);
+  idx layer = 0;
+  for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
+    layer += Packed(*linear, m.lora, kBytes);
+  }
   const idx embed = m.vocab_size * RoundUp(d, kPad) * kBytes;
   const idx both = m.num_layers * layer + Packed(m.vocab_size, d, kBytes);
   plan.packed = both + embed;
-  if (config.monitor.kl_every > 0) plan.packed += both / 2 + embed;
+  // A fresh adapter's reference is its base, which is there (trainer.cpp).
+  const bool shared = m.lora.on() && !IsAdapterFolder(config.model.path);
+  if (config.monitor.kl_every > 0 && !shared) plan.packed += both / 2 + embed;
 
   const StepShape step(config, prompt_tokens, config.rollout.max_new_tokens);
   plan.tape_row_bytes = sizes.activations.row_bytes(Record::kAll);
@@ -254,26 +286,6 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
 }
 
 }  // namespace
-
-ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) {
-  ModelConfig c;
-  c.architecture = init.architecture;
-  c.vocab_size = tokenizer.vocab_size();
-  c.hidden_size = init.hidden_size;
-  c.intermediate_size = init.intermediate_size;
-  c.num_layers = init.num_layers;
-  c.num_heads = init.num_heads;
-  c.num_kv_heads = init.num_kv_heads;
-  c.head_dim = init.head_dim;
-  c.max_position = init.max_position;
-  c.rope_theta = init.rope_theta;
-  c.tied_embeddings = init.tied;
-  c.qkv_bias = init.architecture == "qwen2";
-  c.bos_id = tokenizer.bos_id();
-  c.pad_id = tokenizer.pad_id();
-  c.eos_ids = tokenizer.eos_ids();
-  return c;
-}
 
 StepShape::StepShape(const TrainConfig& config, idx prompt_tokens, idx completion_tokens)
     : prompts(config.rollout.prompts),

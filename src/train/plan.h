@@ -3,13 +3,9 @@
 #pragma once
 
 #include "model/config.h"
-#include "text/tokenizer.h"
 #include "train/config.h"
 
 namespace opo {
-
-// The shape of the model that [model.init] asks for.
-ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer);
 
 // Prompts, samples and slots of a step, every prompt and every sample of the same length.
 struct StepShape {

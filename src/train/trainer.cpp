@@ -17,6 +17,7 @@
 #include "train/floor.h"
 #include "train/learner.h"
 #include "train/plan.h"
+#include "train/policy.h"
 #include "train/run_log.h"
 #include "train/shard_tree.h"
 #include "train/signal_guard.h"
@@ -28,10 +29,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-Tokenizer PolicyTokenizer(const TrainConfig& config) {
-  return config.model.path.empty() ? Tokenizer::Bytes() : Tokenizer::Load(config.model.path);
-}
-
 template <class T>
 class Trainer {
  public:
@@ -39,10 +36,7 @@ class Trainer {
       : config_(config),
         options_(options),
         tokenizer_(PolicyTokenizer(config)),
-        weights_(config.model.path.empty()
-                     ? InitWeights(FreshModel(config.model.init, tokenizer_),
-                                   config.model.init.seed, config.model.init.std)
-                     : LoadWeights(config.model.path)),
+        weights_(PolicyWeights(config, tokenizer_)),
         optimizer_(weights_.layout, config.train),
         prompts_(tokenizer_, config.data.system),
         reward_(MakeReward(config.reward)),
@@ -66,8 +60,8 @@ class Trainer {
     const std::string& dir = config_.run.dir;
     TrainResult result;
     result.run_dir = dir;
-    idx step = Open();
     packed_ = std::make_unique<PackedWeights<T>>(weights_, true);
+    idx step = Open();
     model_ = std::make_unique<Transformer<T>>(*packed_);
     LearnerConfig learner_config;
     learner_config.unit_tokens = config_.train.unit_tokens;
@@ -146,6 +140,7 @@ class Trainer {
     m["unit_tokens"] = config_.train.unit_tokens;
     m["moments"] = config_.train.moments;
     m["initial_weights_digest"] = initial_digest_;
+    if (weights_.config.lora.on()) m["base_digest"] = packed_->base_digest();
     return m;
   }
 
@@ -158,8 +153,10 @@ class Trainer {
     if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", dir, error.message());
     const std::string manifest_path = dir + "/manifest.json";
     if (config_.monitor.kl_every > 0) {
-      reference_ = std::make_unique<PackedWeights<T>>(weights_, false);
-      reference_model_ = std::make_unique<Transformer<T>>(*reference_);
+      // A fresh adapter begins as its base, which is there already.
+      const bool shared = weights_.config.lora.on() && !IsAdapterFolder(config_.model.path);
+      if (!shared) reference_ = std::make_unique<PackedWeights<T>>(weights_, false);
+      reference_model_ = std::make_unique<Transformer<T>>(shared ? *packed_ : *reference_, !shared);
     }
     if (!options_.resume) {
       if (fs::exists(manifest_path)) {
@@ -199,6 +196,7 @@ class Trainer {
       Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
            checkpoint->path);
     }
+    packed_->Update(weights_);
     return checkpoint->step;
   }
 
@@ -217,7 +215,7 @@ class Trainer {
     state["weights_digest"] = weights_.DigestHex();
     state["manifest"] = Manifest();
     const Checkpoint checkpoint =
-        WriteCheckpoint(config_.run.dir, step, weights_, optimizer_, tokenizer_, state);
+        WriteCheckpoint(config_.run.dir, step, weights_, optimizer_, tokenizer_, BasePath(), state);
     // model -> the newest checkpoint's folder, replaced by a rename.
     const std::string link = config_.run.dir + "/model";
     std::error_code error;
@@ -230,6 +228,12 @@ class Trainer {
     PruneCheckpoints(config_.run.dir, config_.checkpoint.keep_last,
                      config_.checkpoint.keep_best ? best_step_ : -1);
     save_seconds_ = Seconds() - start;
+  }
+
+  // What an adapter's folder names as its base.
+  std::string BasePath() const {
+    const std::string& path = config_.model.path;
+    return IsAdapterFolder(path) ? AdapterFile(path).BasePath() : path;
   }
 
   EvalResult Eval() {

@@ -12,13 +12,9 @@ using reference::Complex;
 using reference::kStep;
 using reference::kUnit;
 using reference::kUnitF32;
+using reference::NormError;
+using reference::ToComplex;
 using reference::Value;
-
-std::vector<Complex> ToComplex(const std::vector<double>& x) { return {x.begin(), x.end()}; }
-
-// A sum of n squares over 16 lanes is a chain of n / 16 steps and a tree of four; then a few
-// operations more (division, root, two products). 32 of them cover the rest.
-double NormError(idx d) { return (static_cast<double>(d) / 8 + 32) * kUnitF32; }
 
 constexpr float kEps = 1e-5f;
 
@@ -102,98 +98,6 @@ void CheckRmsNormGrad(idx d) {
     }
     worst_gamma.Add(i, dgamma.at(0, i), want, (NormError(d) + reference::ChainError(rows)) * abs);
   }
-}
-
-struct RopeCase {
-  AttentionShape shape;
-  idx width;
-  std::vector<float> cos, sin;
-  RopeCase(idx heads, idx kv_heads, idx dh) : width((heads + 2 * kv_heads) * dh) {
-    shape.num_heads = heads;
-    shape.num_kv_heads = kv_heads;
-    shape.head_dim = dh;
-    for (idx i = 0; i < RoundUp(dh / 2, 16); ++i) {
-      const double angle = 3.0 * Draw(20, i);
-      cos.push_back(static_cast<float>(std::cos(angle)));
-      sin.push_back(static_cast<float>(std::sin(angle)));
-    }
-  }
-  bool Rotated(idx head) const { return head < shape.num_heads + shape.num_kv_heads; }
-};
-
-template <class T>
-void CheckRope(idx heads, idx kv_heads, idx dh, bool with_bias) {
-  const RopeCase c(heads, kv_heads, dh);
-  const Rows<float> qkv = std::move(Rows<float>(1, c.width).Fill(21, 3.0));
-  const Rows<float> bias = std::move(Rows<float>(1, c.width).Fill(22));
-  Rows<T> q(1, heads * dh);
-  Rows<T> k(1, kv_heads * dh);
-  Rows<T> v(1, kv_heads * dh);
-  ActiveKernels().of<T>().qkv_rope(q.row(0), k.row(0), v.row(0), qkv.row(0),
-                                   with_bias ? bias.row(0) : nullptr, c.cos.data(), c.sin.data(),
-                                   c.shape);
-  std::vector<double> got = q.values(0);
-  for (const Rows<T>* part : {&k, &v}) {
-    const auto values = part->values(0);
-    got.insert(got.end(), values.begin(), values.end());
-  }
-  const std::vector<double> cos(c.cos.begin(), c.cos.end());
-  const std::vector<double> sin(c.sin.begin(), c.sin.end());
-  Worst worst("qkv_rope");
-  for (idx head = 0; head < heads + 2 * kv_heads; ++head) {
-    std::vector<double> x;
-    double largest = 0;
-    for (idx i = 0; i < dh; ++i) {
-      const double b = with_bias ? bias.at(0, head * dh + i) : 0.0;
-      x.push_back(qkv.at(0, head * dh + i) + b);
-      largest = std::max(largest, std::abs(qkv.at(0, head * dh + i)) + std::abs(b));
-    }
-    const auto want = c.Rotated(head) ? reference::Rope(x, cos, sin) : x;
-    for (idx i = 0; i < dh; ++i) {
-      const double w = want[static_cast<std::size_t>(i)];
-      // two additions, two products and a sum of parts no larger than `largest`, then a rounding
-      const double error = 8 * kUnitF32 * largest;
-      worst.Add(head * dh + i, got[static_cast<std::size_t>(head * dh + i)], w,
-                error + kUnit<T> * (std::abs(w) + error));
-    }
-  }
-}
-
-// A rotation's gradient is the rotation back; what is checked is <dy, R x> = <R' dy, x> entry by
-// entry: R' dy [i] = <dy, R e_i>.
-template <class T>
-void CheckRopeGrad(idx heads, idx kv_heads, idx dh) {
-  const RopeCase c(heads, kv_heads, dh);
-  const Rows<float> dq = std::move(Rows<float>(1, heads * dh).Fill(23));
-  const Rows<float> dk = std::move(Rows<float>(1, kv_heads * dh).Fill(24));
-  const Rows<float> dv = std::move(Rows<float>(1, kv_heads * dh).Fill(25));
-  Rows<T> dqkv(1, c.width);
-  ActiveKernels().of<T>().qkv_rope_grad(dqkv.row(0), dq.row(0), dk.row(0), dv.row(0), c.cos.data(),
-                                        c.sin.data(), c.shape);
-  std::vector<double> dy = dq.values(0);
-  for (const Rows<float>* part : {&dk, &dv}) {
-    const auto values = part->values(0);
-    dy.insert(dy.end(), values.begin(), values.end());
-  }
-  const std::vector<double> cos(c.cos.begin(), c.cos.end());
-  const std::vector<double> sin(c.sin.begin(), c.sin.end());
-  Worst worst("qkv_rope_grad");
-  for (idx at = 0; at < c.width; ++at) {
-    const idx head = at / dh;
-    double want = dy[static_cast<std::size_t>(at)];
-    if (c.Rotated(head)) {
-      std::vector<double> unit(static_cast<std::size_t>(dh));
-      unit[static_cast<std::size_t>(at % dh)] = 1;
-      const auto column = reference::Rope(unit, cos, sin);
-      want = 0;
-      for (idx i = 0; i < dh; ++i) {
-        want += dy[static_cast<std::size_t>(head * dh + i)] * column[static_cast<std::size_t>(i)];
-      }
-    }
-    // two products of numbers below 1, and a sum
-    worst.Add(at, dqkv.at(0, at), want, 8 * kUnitF32 + kUnit<T> * (std::abs(want) + 8 * kUnitF32));
-  }
-  for (idx i = c.width; i < dqkv.ld; ++i) ASSERT_EQ(dqkv.at(0, i), 0.0) << "pads stay zero";
 }
 
 template <class T>
@@ -322,20 +226,6 @@ TEST_P(RowsTest, RmsNormGradientsAgreeWithComplexSteps) {
   for (const idx d : {32, 40, 96}) {
     CheckRmsNormGrad<bf16>(d);
     CheckRmsNormGrad<float>(d);
-  }
-}
-TEST_P(RowsTest, RopeAgreesWithDoublePrecision) {
-  for (const idx dh : {8, 16, 32, 64}) {
-    for (const bool bias : {false, true}) {
-      CheckRope<bf16>(3, 1, dh, bias);
-      CheckRope<float>(4, 2, dh, bias);
-    }
-  }
-}
-TEST_P(RowsTest, RopeGradientIsTheTransposedRotation) {
-  for (const idx dh : {8, 16, 32, 64}) {
-    CheckRopeGrad<bf16>(3, 1, dh);
-    CheckRopeGrad<float>(4, 2, dh);
   }
 }
 TEST_P(RowsTest, SwigluAgreesWithDoublePrecision) {

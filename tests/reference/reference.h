@@ -14,6 +14,8 @@ namespace opo::reference {
 using Complex = std::complex<double>;
 inline constexpr double kStep = 1e-40;
 
+inline std::vector<Complex> ToComplex(const std::vector<double>& x) { return {x.begin(), x.end()}; }
+
 // Unit roundoff: the largest relative error of rounding to T.
 template <class T>
 inline constexpr double kUnit = sizeof(T) == 2 ? 0x1p-8 : 0x1p-24;
@@ -28,6 +30,10 @@ double Value(T x) {
 // (a product and a sum, where there is no FMA), two more for a start and a store.
 inline double ChainError(idx n) { return static_cast<double>(2 * n + 2) * kUnitF32; }
 
+// A sum of n squares over 16 lanes is a chain of n / 16 steps and a tree of four; then a few
+// operations more (division, root, two products). 32 of them cover the rest.
+inline double NormError(idx d) { return (static_cast<double>(d) / 8 + 32) * kUnitF32; }
+
 // y_i = x_i gamma_i / sqrt(mean x^2 + eps)
 template <class S>
 std::vector<S> RmsNorm(const std::vector<S>& x, const std::vector<S>& gamma, double eps) {
@@ -40,10 +46,11 @@ std::vector<S> RmsNorm(const std::vector<S>& x, const std::vector<S>& gamma, dou
 }
 
 // Rotates the pairs (i, i + n/2) of one head by the angles (cos_i, sin_i).
-inline std::vector<double> Rope(const std::vector<double>& x, const std::vector<double>& cos,
-                                const std::vector<double>& sin) {
+template <class S>
+std::vector<S> Rope(const std::vector<S>& x, const std::vector<double>& cos,
+                    const std::vector<double>& sin) {
   const std::size_t half = x.size() / 2;
-  std::vector<double> y(x.size());
+  std::vector<S> y(x.size());
   for (std::size_t i = 0; i < half; ++i) {
     y[i] = x[i] * cos[i] - x[i + half] * sin[i];
     y[i + half] = x[i + half] * cos[i] + x[i] * sin[i];

@@ -117,7 +117,8 @@ TEST_P(GoldenModel, GradientAgreesWithPyTorch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, GoldenModel,
-                         testing::Values("tiny_llama_tied", "tiny_llama_untied", "tiny_qwen2"));
+                         testing::Values("tiny_llama_tied", "tiny_llama_untied", "tiny_qwen2",
+                                         "tiny_qwen3", "tiny_lora"));
 
 }  // namespace
 }  // namespace opo

@@ -22,16 +22,16 @@ ModelConfig SmallConfig() {
   c.num_heads = 2;
   c.num_kv_heads = 1;
   c.head_dim = 4;
+  c.max_position = 16;
   return c;
 }
 
 double Value(idx i, double scale) { return scale * std::sin(static_cast<double>(i) * 0.7 + 0.3); }
 
 TEST(AdamW, FollowsTheFormulaInDoublePrecision) {
-  const Weights initial(SmallConfig());
   OptimizerConfig config;
   config.weight_decay = 0.1;
-  Weights weights(SmallConfig());
+  Weights weights = InitWeights(SmallConfig(), 1, 0.02);
   AdamW optimizer(weights.layout, config);
   Buffer<float> grad(weights.layout.size);
   const auto n = static_cast<std::size_t>(weights.layout.size);
@@ -71,7 +71,7 @@ TEST(AdamW, FollowsTheFormulaInDoublePrecision) {
 TEST(AdamW, NormsAndBiasesAreNotDecayed) {
   OptimizerConfig config;
   config.weight_decay = 0.5;
-  Weights weights(SmallConfig());
+  Weights weights = InitWeights(SmallConfig(), 1, 0.02);
   std::fill_n(weights.slab.data(), weights.slab.size(), 1.0f);
   AdamW optimizer(weights.layout, config);
   const Buffer<float> zero_grad(weights.layout.size);
@@ -95,7 +95,7 @@ OptimizerConfig Bf16Moments() {
 }
 
 struct Stepped {
-  Weights weights{ChunkyConfig()};
+  Weights weights = InitWeights(ChunkyConfig(), 1, 0.02);
   AdamW optimizer;
   explicit Stepped(const OptimizerConfig& config) : optimizer(weights.layout, config) {}
   void Steps(int from, int to) {
@@ -166,7 +166,7 @@ TEST(Bf16Moments, ReadBackTheyGoOnAsIfNeverWritten) {
 TEST(Bf16Moments, ReachTheSquareOfAConstantGradient) {
   OptimizerConfig config = Bf16Moments();
   config.beta2 = 0.999;
-  Weights weights(SmallConfig());
+  Weights weights = InitWeights(SmallConfig(), 1, 0.02);
   AdamW optimizer(weights.layout, config);
   Buffer<float> grad(weights.layout.size);
   const float g = 0.0137f;
@@ -206,9 +206,9 @@ TEST(GradientNorm, IsTheTwoNormInDouble) {
 }
 
 TEST(FindNonFinite, NamesTensorAndElement) {
-  Weights weights(SmallConfig());
+  Weights weights = InitWeights(SmallConfig(), 1, 0.02);
   EXPECT_EQ(FindNonFinite(weights.layout, weights.slab), "");
-  weights.slab[weights.layout.layers[0].down + 5] = std::numeric_limits<float>::quiet_NaN();
+  weights.slab[weights.layout.layers[0].down.w + 5] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(FindNonFinite(weights.layout, weights.slab), "model.layers.0.mlp.down_proj.weight[5]");
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "train/policy.h"
 
 namespace opo {
 namespace {

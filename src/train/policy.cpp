@@ -1,0 +1,85 @@
+#include "train/policy.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace opo {
+namespace {
+
+LoraConfig Adapter(const LoraSettings& settings) {
+  LoraConfig lora;
+  lora.rank = settings.rank;
+  if (!lora.on()) return lora;
+  lora.alpha = settings.alpha;
+  lora.rank_stabilized = settings.rank_stabilized;
+  for (const std::string_view target : LoraTargets()) {
+    const auto& wanted = settings.targets;
+    if (std::find(wanted.begin(), wanted.end(), target) != wanted.end()) {
+      lora.targets.emplace_back(target);
+    }
+  }
+  return lora;
+}
+
+// A PEFT folder says itself what its adapter is.
+void CheckContinued(const TrainConfig& config) {
+  if (config.lora.rank == 0) return;
+  Fail(
+      ErrorCode::kUsage,
+      "lora.rank = {}: model.path = {} is an adapter already, which is trained on; leave lora.rank "
+      "at 0, or merge the adapter into its base first (`opo convert`)",
+      config.lora.rank, config.model.path);
+}
+
+}  // namespace
+
+Tokenizer PolicyTokenizer(const TrainConfig& config) {
+  return config.model.path.empty() ? Tokenizer::Bytes() : Tokenizer::Load(config.model.path);
+}
+
+ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) {
+  ModelConfig c;
+  SetArchitecture(c, init.architecture, "model.init.architecture");
+  c.vocab_size = tokenizer.vocab_size();
+  c.hidden_size = init.hidden_size;
+  c.intermediate_size = init.intermediate_size;
+  c.num_layers = init.num_layers;
+  c.num_heads = init.num_heads;
+  c.num_kv_heads = init.num_kv_heads;
+  c.head_dim = init.head_dim;
+  c.max_position = init.max_position;
+  c.rope_theta = init.rope_theta;
+  c.tied_embeddings = init.tied;
+  c.bos_id = tokenizer.bos_id();
+  c.pad_id = tokenizer.pad_id();
+  c.eos_ids = tokenizer.eos_ids();
+  return c;
+}
+
+ModelConfig PolicyShape(const TrainConfig& config, const Tokenizer& tokenizer) {
+  const std::string& path = config.model.path;
+  if (IsAdapterFolder(path)) {
+    CheckContinued(config);
+    const AdapterFile adapter(path);
+    return adapter.Fit(OpenModel(adapter.BasePath())->config());
+  }
+  ModelConfig shape =
+      path.empty() ? FreshModel(config.model.init, tokenizer) : OpenModel(path)->config();
+  shape.lora = Adapter(config.lora);
+  return shape;
+}
+
+Weights PolicyWeights(const TrainConfig& config, const Tokenizer& tokenizer) {
+  const std::string& path = config.model.path;
+  if (path.empty()) {
+    return InitWeights(PolicyShape(config, tokenizer), config.model.init.seed,
+                       config.model.init.std);
+  }
+  if (IsAdapterFolder(path)) CheckContinued(config);
+  const LoraConfig lora = Adapter(config.lora);
+  if (!lora.on()) return LoadWeights(path);
+  return AddAdapter(LoadWeights(path, SlabOf::kNothing), lora, config.train.seed);
+}
+
+}  // namespace opo
