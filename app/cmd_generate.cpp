@@ -36,8 +36,7 @@ void CheckRoom(idx prompt_tokens, idx new_tokens, const ModelConfig& model,
 // Answers as they are complete, in the order of their prompts and samples.
 class AnswerWriter {
  public:
-  AnswerWriter(std::span<const RolloutGroup> groups, const std::vector<ordered_json>& lines,
-               bool json)
+  AnswerWriter(std::span<const RolloutGroup> groups, const std::vector<JsonLine>& lines, bool json)
       : groups_(groups), lines_(lines), json_(json) {
     for (const RolloutGroup& group : groups) done_.emplace_back(group.rollouts.size(), false);
   }
@@ -60,7 +59,8 @@ class AnswerWriter {
       return;
     }
     ordered_json line;
-    if (lines_[g_].contains("id")) line["id"] = lines_[g_]["id"];
+    const ordered_json& from = lines_[g_].object;
+    if (from.contains("id")) line["id"] = from["id"];
     line["prompt"] = g_;
     line["sample"] = s_;
     line["text"] = r.text;
@@ -71,7 +71,7 @@ class AnswerWriter {
   }
 
   std::span<const RolloutGroup> groups_;
-  const std::vector<ordered_json>& lines_;
+  const std::vector<JsonLine>& lines_;
   bool json_;
   std::vector<std::vector<bool>> done_;
   std::size_t g_ = 0, s_ = 0;  // the next one to write
@@ -79,28 +79,36 @@ class AnswerWriter {
 
 template <class T>
 void RunGenerate(const GenerateArguments& args) {
-  const std::vector<ordered_json> lines = args.input.empty()
-                                              ? std::vector<ordered_json>{{{"prompt", args.prompt}}}
-                                              : ReadJsonLines(args.input);
+  std::vector<JsonLine> lines;
+  if (args.input.empty()) {
+    lines.push_back({{{"prompt", args.prompt}}, "--prompt"});
+  } else {
+    lines = ReadJsonLines(args.input);
+  }
   if (lines.empty()) Fail(ErrorCode::kInput, "{}: holds no prompts", args.input);
   LoadedModel<T> loaded(args.model.model);
+  CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
+            "--logit-bias");
   std::vector<RolloutGroup> groups(lines.size());
   std::map<std::uint64_t, idx> occurrences;
   idx answers = 0;
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    const std::string where =
-        args.input.empty()
-            ? "--prompt"
-            : fmt::format("{}: line {}", args.input == "-" ? "standard input" : args.input, i + 1);
+    const auto& [line, where] = lines[i];
     SamplingConfig own = args.sampling.config;
     idx n = args.n;
-    ReadSamplingKeys(lines[i], where, own, n);
-    groups[i].prompt = PromptOf(lines[i], loaded.prompts, where);
+    ReadSamplingKeys(line, where, own, n);
+    CheckBias(own, loaded.model.config().vocab_size, ErrorCode::kInput, where + ": `logit_bias`");
+    groups[i].prompt = PromptOf(line, loaded.prompts, where);
     CheckRoom(static_cast<idx>(groups[i].prompt.size()), own.max_new_tokens, loaded.model.config(),
               where);
-    const std::string id = lines[i].contains("id") && lines[i]["id"].is_string()
-                               ? lines[i]["id"].get<std::string>()
-                               : "";
+    std::string id;
+    if (line.contains("id")) {
+      const ordered_json& value = line["id"];
+      if (!value.is_string() && !value.is_number_integer()) {
+        Fail(ErrorCode::kInput, "{}: `id`: must be a text or a whole number", where);
+      }
+      id = value.is_string() ? value.get<std::string>() : value.dump();
+    }
     const std::uint64_t key = PromptKey(id, groups[i].prompt, 0);
     groups[i].key = key + static_cast<std::uint64_t>(occurrences[key]++);
     groups[i].rollouts.resize(static_cast<std::size_t>(n));
@@ -154,6 +162,8 @@ std::string StreamAnswer(LoadedModel<T>& loaded, RolloutGroup& group,
 template <class T>
 void RunChat(const ChatArguments& args) {
   LoadedModel<T> loaded(args.model.model);
+  CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
+            "--logit-bias");
   const PromptRenderer prompts(loaded.tokenizer, args.system);
   const idx positions = loaded.model.config().max_position;
   ordered_json messages = ordered_json::array();
@@ -213,6 +223,8 @@ struct EvalArguments {
 template <class T>
 void RunEval(const EvalArguments& args) {
   LoadedModel<T> loaded(args.model.model);
+  CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
+            "--logit-bias");
   const PromptRenderer prompts(loaded.tokenizer, args.system);
   const std::vector<Problem> problems =
       args.data == "arithmetic" ? ArithmeticProblems(true) : LoadProblems(args.data);

@@ -30,14 +30,12 @@ struct TokenizeArguments {
 void RunTokenize(const TokenizeArguments& args) {
   const Tokenizer tokenizer = Tokenizer::Load(args.model);
   const PromptRenderer prompts(tokenizer);
-  idx number = 0;
-  for (const ordered_json& line : ReadJsonLines(args.input)) {
-    ++number;
+  for (const auto& [line, where] : ReadJsonLines(args.input)) {
     std::vector<TokenId> ids;
     if (line.contains("text") && line["text"].is_string()) {
       ids = tokenizer.Encode(line["text"].get<std::string>(), args.special);
     } else {
-      ids = PromptOf(line, prompts, fmt::format("{}: line {}", args.input, number));
+      ids = PromptOf(line, prompts, where);
     }
     PrintJsonLine({{"ids", ids}});
   }
@@ -140,9 +138,9 @@ struct LogprobsArguments {
 template <class T>
 void RunLogprobs(const LogprobsArguments& args) {
   LoadedModel<T> loaded(args.model.model);
-  idx number = 0;
-  for (const ordered_json& line : ReadJsonLines(args.input)) {
-    const std::string where = fmt::format("{}: line {}", args.input, ++number);
+  for (const JsonLine& read : ReadJsonLines(args.input)) {
+    const ordered_json& line = read.object;
+    const std::string& where = read.where;
     RolloutGroup group;
     group.prompt = PromptOf(line, loaded.prompts, where);
     group.rollouts.resize(1);

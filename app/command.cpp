@@ -27,25 +27,27 @@ void ModelOptions::Apply() const {
   SetNumThreads(threads);
 }
 
-std::vector<ordered_json> ReadJsonLines(const std::string& path) {
+std::vector<JsonLine> ReadJsonLines(const std::string& path) {
   std::ifstream file;
   if (path != "-") {
     file.open(path);
     if (!file) Fail(ErrorCode::kInput, "{}: cannot be opened", path);
   }
   std::istream& in = path == "-" ? std::cin : file;
-  std::vector<ordered_json> lines;
+  std::vector<JsonLine> lines;
   idx number = 0;
-  for (std::string line; std::getline(in, line);) {
+  for (std::string text; std::getline(in, text);) {
     ++number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+    JsonLine line;
+    line.where = fmt::format("{}: line {}", path == "-" ? "standard input" : path, number);
     try {
-      lines.push_back(ordered_json::parse(line));
+      line.object = ordered_json::parse(text);
     } catch (const ordered_json::exception& e) {
-      Fail(ErrorCode::kInput, "{}: line {}: {}", path, number, e.what());
+      Fail(ErrorCode::kInput, "{}: {}", line.where, e.what());
     }
-    if (!lines.back().is_object())
-      Fail(ErrorCode::kInput, "{}: line {}: is not an object", path, number);
+    if (!line.object.is_object()) Fail(ErrorCode::kInput, "{}: is not an object", line.where);
+    lines.push_back(std::move(line));
   }
   return lines;
 }

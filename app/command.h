@@ -49,9 +49,13 @@ void RunInDtype(const Arguments& args, const Bf16& bf16_run, const F32& f32_run)
   }
 }
 
-// The lines of a JSONL file ("-": standard input) as objects. Throws Error(kInput) naming file and
-// line.
-std::vector<nlohmann::ordered_json> ReadJsonLines(const std::string& path);
+// The lines of a JSONL file ("-": standard input) that are not empty. Throws Error(kInput) naming
+// file and line where one is no object.
+struct JsonLine {
+  nlohmann::ordered_json object;
+  std::string where;  // "FILE: line N"
+};
+std::vector<JsonLine> ReadJsonLines(const std::string& path);
 // One line of JSON on stdout, numbers with enough digits to read back the same.
 void PrintJsonLine(const nlohmann::ordered_json& value);
 // The prompt of a line {"messages" | "prompt" | "prompt_ids"}: ids; `prompt` text is one user turn.

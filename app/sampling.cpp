@@ -10,7 +10,6 @@
 #include <variant>
 
 #include "base/clock.h"
-#include "base/error.h"
 #include "base/fields.h"
 
 namespace opo {
@@ -183,6 +182,13 @@ void SamplingOptions::Add(CLI::App& app, double temperature, idx max_new_tokens)
       ->default_str(fmt::to_string(config.seed));
   app.add_option("--slots", config.slots, "samples decoded at once; 0: 256")
       ->check(CLI::NonNegativeNumber);
+}
+
+void CheckBias(const SamplingConfig& config, idx vocab, ErrorCode code, const std::string& place) {
+  for (const auto& [id, bias] : config.logit_bias) {
+    if (id < vocab) continue;
+    Fail(code, "{}: token id {} is outside the vocabulary of {}", place, id, vocab);
+  }
 }
 
 void ReadSamplingKeys(const ordered_json& line, const std::string& where, SamplingConfig& config,

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "base/error.h"
 #include "base/progress.h"
 #include "rollout/rollout.h"
 
@@ -21,6 +22,9 @@ struct SamplingOptions {
   // throw Error(kUsage) naming the option.
   void Add(CLI::App& app, double temperature, idx max_new_tokens);
 };
+
+// Throws Error(code) naming `place` for a logit_bias of a token that the model does not have.
+void CheckBias(const SamplingConfig& config, idx vocab, ErrorCode code, const std::string& place);
 
 // Applies a line's keys to `config`, and its `n` to `n`. Throws Error(kInput) naming `where` and
 // the key, also for a key that is none of these, of the prompt's or of a data set's (`answer` and

@@ -71,7 +71,7 @@ TEST_F(Generation, EachBadValueIsRefusedByName) {
     EXPECT_NE(result.err.find(option), std::string::npos) << result.err;
   }
   const auto outside = Generate({"--prompt", "x", "--logit-bias", "259=1"});
-  EXPECT_EQ(outside.exit_code, 3);
+  EXPECT_EQ(outside.exit_code, 2);
   EXPECT_NE(outside.err.find("259"), std::string::npos) << outside.err;
 }
 
@@ -137,13 +137,15 @@ TEST_F(Generation, BadLinesAreRefusedByPlaceAndKey) {
       {"{\"prompt\":\"a\",\"logit_bias\":[1]}", "`logit_bias`"},
       {"{\"prompt\":\"a\",\"logit_bias\":{\"a\":1}}", "`logit_bias`"},
       {"{\"prompt\":\"a\",\"max_new_tokens\":63}", "64 positions"},
+      {"{\"prompt\":\"a\",\"id\":[]}", "`id`"},
+      {"{\"prompt\":\"a\",\"logit_bias\":{\"259\":1}}", "259"},
       {"{\"n\":1}", "prompt_ids"},
   };
   for (const auto& [line, named] : bad) {
-    const std::string input = Write("bad.jsonl", "{\"prompt\":\"fine\"}\n" + line + "\n");
+    const std::string input = Write("bad.jsonl", "{\"prompt\":\"fine\"}\n\n" + line + "\n");
     const auto result = Generate({"--input", input});
     EXPECT_EQ(result.exit_code, 3) << line;
-    EXPECT_NE(result.err.find("line 2"), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find("line 3"), std::string::npos) << result.err;
     EXPECT_NE(result.err.find(named), std::string::npos) << result.err;
   }
 }

@@ -95,7 +95,7 @@ OptimizerConfig Bf16Moments() {
 }
 
 struct Stepped {
-  Weights weights{ChunkyConfig()};
+  Weights weights = InitWeights(ChunkyConfig(), 1, 0.02);
   AdamW optimizer;
   explicit Stepped(const OptimizerConfig& config) : optimizer(weights.layout, config) {}
   void Steps(int from, int to) {
@@ -166,7 +166,7 @@ TEST(Bf16Moments, ReadBackTheyGoOnAsIfNeverWritten) {
 TEST(Bf16Moments, ReachTheSquareOfAConstantGradient) {
   OptimizerConfig config = Bf16Moments();
   config.beta2 = 0.999;
-  Weights weights(SmallConfig());
+  Weights weights = InitWeights(SmallConfig(), 1, 0.02);
   AdamW optimizer(weights.layout, config);
   Buffer<float> grad(weights.layout.size);
   const float g = 0.0137f;
