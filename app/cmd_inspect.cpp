@@ -94,9 +94,7 @@ void RunRender(const RenderArguments& args) {
   }
   const std::filesystem::path folder =
       args.input == "-" ? "" : std::filesystem::path(args.input).parent_path();
-  idx number = 0;
-  for (const ordered_json& line : ReadJsonLines(args.input)) {
-    const std::string where = fmt::format("{}: line {}", args.input, ++number);
+  for (const auto& [line, where] : ReadJsonLines(args.input)) {
     std::string name = args.model.empty() ? args.template_file : args.model;
     if (name.empty()) {
       if (!line.contains("template") || !line["template"].is_string()) {
