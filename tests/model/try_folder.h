@@ -45,14 +45,18 @@ inline void WriteFolder(const std::string& folder, std::string_view bytes) {
   write("a.safetensors", texts[1].empty() ? "" : bytes);
 }
 
+struct ScratchFolder {
+  ScratchFolder() : path((std::filesystem::temp_directory_path() / "opo_folder_XXXXXX").string()) {
+    OPO_CHECK(::mkdtemp(path.data()) != nullptr);
+  }
+  ~ScratchFolder() { std::filesystem::remove_all(path); }
+  std::string path;
+};
+
 // True where the model was read to its end.
 inline bool TryHfFolder(std::string_view bytes) {
-  static const std::string folder = [] {
-    std::string name = (std::filesystem::temp_directory_path() / "opo_folder_XXXXXX").string();
-    OPO_CHECK(::mkdtemp(name.data()) != nullptr);
-    std::atexit([] { std::filesystem::remove_all(folder); });
-    return name;
-  }();
+  static const ScratchFolder scratch;
+  const std::string& folder = scratch.path;
   WriteFolder(folder, bytes);
   try {
     const auto model = OpenModel(folder);
