@@ -190,7 +190,8 @@ void RunConvert(const ConvertArguments& args) {
   const bool same_format =
       args.to_gguf() ? opened->gguf() != nullptr : !opened->hf_folder().empty();
   std::unique_ptr<Tokenizer> tokenizer;
-  if (!same_format) tokenizer = std::make_unique<Tokenizer>(Tokenizer::Load(args.input));
+  if (!same_format)
+    tokenizer = std::make_unique<Tokenizer>(Tokenizer::Load(TokenizerPath(args.input)));
 
   {
     const WatchedSource source(*opened);
@@ -217,8 +218,10 @@ void AddConvert(CLI::App& app, int&) {
   auto args = std::make_shared<ConvertArguments>();
   CLI::App* verb = app.add_subcommand(
       "convert", "a model between GGUF and Hugging Face folders, with tokenizer and chat template");
-  verb->add_option("input", args->input,
-                   "a .gguf file (any part of a split one) or a Hugging Face folder")
+  verb->add_option(
+          "input", args->input,
+          "a .gguf file (any part of a split one), a Hugging Face folder, or a PEFT folder: its "
+          "adapter is merged into its base")
       ->required();
   verb->add_option("output", args->output, "NAME.gguf, or else the Hugging Face folder to write")
       ->required();

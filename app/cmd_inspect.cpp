@@ -28,7 +28,7 @@ struct TokenizeArguments {
 };
 
 void RunTokenize(const TokenizeArguments& args) {
-  const Tokenizer tokenizer = Tokenizer::Load(args.model);
+  const Tokenizer tokenizer = Tokenizer::Load(TokenizerPath(args.model));
   const PromptRenderer prompts(tokenizer);
   for (const auto& [line, where] : ReadJsonLines(args.input)) {
     std::vector<TokenId> ids;
@@ -81,7 +81,7 @@ void RunRender(const RenderArguments& args) {
   ordered_json model_tokens = ordered_json::object();
   std::map<std::string, ParsedTemplate> templates;
   if (!args.model.empty()) {
-    const Tokenizer tokenizer = Tokenizer::Load(args.model);
+    const Tokenizer tokenizer = Tokenizer::Load(TokenizerPath(args.model));
     if (tokenizer.chat_template().empty()) {
       Fail(ErrorCode::kInput, "{}: has no chat template; give one with --template", args.model);
     }

@@ -28,7 +28,7 @@ struct ModelOptions {
 template <class T>
 struct LoadedModel {
   explicit LoadedModel(const std::string& path)
-      : tokenizer(Tokenizer::Load(path)),
+      : tokenizer(Tokenizer::Load(TokenizerPath(path))),
         prompts(tokenizer),
         packed(LoadWeights(path, SlabOf::kNothing), false),
         model(packed) {}

@@ -50,6 +50,14 @@ bool IsAdapterFolder(const std::string& path) {
   return fs::exists(path + "/adapter_config.json", ignored);
 }
 
+std::string TokenizerPath(const std::string& path) {
+  if (!IsAdapterFolder(path)) return path;
+  for (const char* name : {"/tokenizer.json", "/vocab.json"}) {
+    if (Exists(path + name)) return path;
+  }
+  return AdapterFile(path).BasePath();
+}
+
 AdapterFile::AdapterFile(const std::string& folder)
     : folder_(folder), file_(SafetensorsFile::Open(folder + "/adapter_model.safetensors")) {
   const std::string where = folder + "/adapter_config.json";

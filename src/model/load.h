@@ -44,6 +44,8 @@ class ModelSource {
 std::unique_ptr<ModelSource> OpenModel(const std::string& path);
 
 bool IsAdapterFolder(const std::string& path);
+// Where a model's tokenizer is: with the model, or, of an adapter without one, with its base.
+std::string TokenizerPath(const std::string& path);
 
 // A LoRA adapter in a PEFT folder (adapter_config.json, adapter_model.safetensors).
 class AdapterFile {

@@ -35,7 +35,8 @@ void CheckContinued(const TrainConfig& config) {
 }  // namespace
 
 Tokenizer PolicyTokenizer(const TrainConfig& config) {
-  return config.model.path.empty() ? Tokenizer::Bytes() : Tokenizer::Load(config.model.path);
+  return config.model.path.empty() ? Tokenizer::Bytes()
+                                   : Tokenizer::Load(TokenizerPath(config.model.path));
 }
 
 ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) {

@@ -45,16 +45,13 @@ inline void WriteFolder(const std::string& folder, std::string_view bytes) {
   write("a.safetensors", texts[1].empty() ? "" : bytes);
 }
 
-// One a process, removed when it ends.
-inline const std::string& ScratchFolder() {
-  static const std::string folder = [] {
-    std::string name = (std::filesystem::temp_directory_path() / "opo_folder_XXXXXX").string();
-    OPO_CHECK(::mkdtemp(name.data()) != nullptr);
-    std::atexit([] { std::filesystem::remove_all(folder); });
-    return name;
-  }();
-  return folder;
-}
+struct ScratchFolder {
+  ScratchFolder() : path((std::filesystem::temp_directory_path() / "opo_folder_XXXXXX").string()) {
+    OPO_CHECK(::mkdtemp(path.data()) != nullptr);
+  }
+  ~ScratchFolder() { std::filesystem::remove_all(path); }
+  std::string path;
+};
 
 // An adapter of a llama with D = 8, F = 12, two heads of 4, one of them for K and V, one layer.
 // `bytes`: adapter_config.json, the byte 0xFF, adapter_model.safetensors. True where it was read to
@@ -67,8 +64,8 @@ inline bool TryAdapter(std::string_view bytes) {
   base.num_layers = base.num_kv_heads = 1;
   base.num_heads = 2;
   base.head_dim = 4;
-  const std::string folder = ScratchFolder() + "/adapter";
-  std::filesystem::create_directories(folder);
+  static const ScratchFolder scratch;
+  const std::string& folder = scratch.path;
   const std::size_t end = std::min(bytes.find('\xFF'), bytes.size());
   const auto write = [&](const char* name, std::string_view content) {
     std::ofstream(folder + "/" + name, std::ios::binary) << content;
@@ -91,7 +88,8 @@ inline bool TryAdapter(std::string_view bytes) {
 
 // True where the model was read to its end.
 inline bool TryHfFolder(std::string_view bytes) {
-  const std::string& folder = ScratchFolder();
+  static const ScratchFolder scratch;
+  const std::string& folder = scratch.path;
   WriteFolder(folder, bytes);
   try {
     const auto model = OpenModel(folder);
