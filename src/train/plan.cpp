@@ -268,12 +268,13 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   // The longest step, all of it on the tape; a micro-batch is then scratch alone, and may be small.
   const idx step_records = step.samples * sizes.record(step.tokens, Record::kAll) +
                            step.prompts * sizes.record(step.shared, Record::kAll);
-  plan.tape_budget = config.run.tape_mb >= 0
-                         ? config.run.tape_mb << 20
-                         : std::clamp<idx>(rest - kMaxMicroBatch / 2, 0, step_records);
+  const idx least = plan.least_rows * sizes.micro_batch_row(Record::kResiduals);
+  plan.tape_budget =
+      config.run.tape_mb >= 0
+          ? config.run.tape_mb << 20
+          : std::clamp<idx>(rest - std::max(kMaxMicroBatch / 2, least), 0, step_records);
   plan.micro_batch_budget = std::clamp<idx>(rest - plan.tape_budget, 0, kMaxMicroBatch);
   plan.micro_batch_rows = plan.micro_batch_budget / plan.row_bytes;
-  const idx least = plan.least_rows * sizes.micro_batch_row(Record::kResiduals);
   if (plan.micro_batch_budget < least) {
     const idx need = fixed + plan.tape_budget + least;
     Fail(ErrorCode::kUsage,

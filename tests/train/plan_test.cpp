@@ -102,6 +102,20 @@ TEST(MemoryPlan, TapeOffAutomaticAndExplicit) {
   EXPECT_EQ(PlanMemory(config, model, 8).tape, all.tape);
 }
 
+// The paper's 7B in 24 GiB: not the model, but an adapter of it; and the tape leaves room for a
+// unit.
+TEST(MemoryPlan, AnAdapterOfALargeModelFitsWhereTheModelDoesNot) {
+  TrainConfig config = LoadTrainConfig(std::string(OPO_SOURCE_DIR) + "/examples/paper/opo-7b.toml",
+                                       {"run.memory_mb=24576", "rollout.prompts=4",
+                                        "rollout.samples=4", "rollout.max_new_tokens=512"});
+  EXPECT_THROW((void)PlanMemory(config, PolicyShape(config, Tokenizer::Bytes()), 128), Error);
+  config.lora.rank = 16;
+  const MemoryPlan plan = PlanMemory(config, PolicyShape(config, Tokenizer::Bytes()), 128);
+  EXPECT_LE(plan.total(), plan.budget);
+  EXPECT_GT(plan.taped_rows, 0);
+  EXPECT_LT(plan.weights, idx{200} << 20);
+}
+
 TEST(MemoryPlan, RefusesWhatCannotFit) {
   TrainConfig config = SmallRun();
   config.run.memory_mb = 16;
