@@ -273,7 +273,8 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
       config.run.tape_mb >= 0
           ? config.run.tape_mb << 20
           : std::clamp<idx>(rest - std::max(kMaxMicroBatch / 2, least), 0, step_records);
-  plan.micro_batch_budget = std::clamp<idx>(rest - plan.tape_budget, 0, kMaxMicroBatch);
+  plan.micro_batch_budget =
+      std::clamp<idx>(rest - plan.tape_budget, 0, std::max(kMaxMicroBatch, least));
   plan.micro_batch_rows = plan.micro_batch_budget / plan.row_bytes;
   if (plan.micro_batch_budget < least) {
     const idx need = fixed + plan.tape_budget + least;

@@ -116,6 +116,15 @@ TEST(MemoryPlan, AnAdapterOfALargeModelFitsWhereTheModelDoesNot) {
   EXPECT_LT(plan.weights, idx{200} << 20);
 }
 
+// One sample of 32k tokens of a 7B needs more than a micro-batch takes elsewhere.
+TEST(MemoryPlan, AUnitMayBeLargerThanTheUsualMicroBatch) {
+  const TrainConfig config =
+      LoadTrainConfig(std::string(OPO_SOURCE_DIR) + "/examples/paper/opo-7b.toml", {});
+  const MemoryPlan plan = PlanMemory(config, PolicyShape(config, Tokenizer::Bytes()), 64);
+  EXPECT_GT(plan.micro_batch_budget, idx{2} << 30);
+  EXPECT_LE(plan.total(), plan.budget);
+}
+
 TEST(MemoryPlan, RefusesWhatCannotFit) {
   TrainConfig config = SmallRun();
   config.run.memory_mb = 16;
