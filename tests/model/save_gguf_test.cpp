@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
 #include "base/file.h"
 #include "format/gguf.h"
 #include "format/quantize.h"
@@ -61,6 +62,39 @@ void ExpectSameConfig(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.bos_id, b.bos_id);
   EXPECT_EQ(a.pad_id, b.pad_id);
   EXPECT_EQ(a.eos_ids, b.eos_ids);
+}
+
+// The same angles to f32's precision, in which GGUF keeps the numbers; and what it has no word for.
+TEST_F(SaveGgufTest, StretchedRopeGoesThroughGguf) {
+  int refused = 0;
+  for (const char* name :
+       {"tiny_llama3_rope", "tiny_mistral_linear", "tiny_qwen2_yarn", "tiny_qwen3_yarn"}) {
+    SCOPED_TRACE(name);
+    const auto model = OpenModel(kGolden + name);
+    const ModelConfig& want = model->config();
+    const std::string path = folder_ + name + ".gguf";
+    if (!want.rope_scaling.truncate) {
+      ++refused;
+      try {
+        SaveGgufModel(path, *model, GgmlType::kF32, name, {});
+        FAIL() << "truncate = false was written";
+      } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("truncate"), std::string::npos) << e.what();
+      }
+      continue;
+    }
+    SaveGgufModel(path, *model, GgmlType::kF32, name, {});
+    const auto gguf = OpenModel(path);
+    const ModelConfig& got = gguf->config();
+    EXPECT_EQ(got.architecture, want.architecture == "mistral" ? "llama" : want.architecture);
+    EXPECT_EQ(ReadSlab(*gguf), ReadSlab(*model));
+    const std::vector<double> a = RopeFrequencies(got);
+    const std::vector<double> b = RopeFrequencies(want);
+    ASSERT_EQ(a.size(), b.size());
+    for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-6 * b[i]) << i;
+    EXPECT_NEAR(got.rope_scaling.attention_factor, want.rope_scaling.attention_factor, 1e-6);
+  }
+  EXPECT_EQ(refused, 1);
 }
 
 TEST_F(SaveGgufTest, F32GoesThroughGgufAndBackWithoutLoss) {
