@@ -53,9 +53,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// One tensor to be written: `data`, which must stay valid until WriteSafetensors returns, as f32 or,
-// into a file of bf16, as bf16; or, where the weights are not in memory, what fills them in as f32:
-// then one tensor at a time is.
+// One tensor to be written: `data`, which must stay valid until WriteSafetensors returns, as f32
+// or, into a file of bf16, as bf16; or, where the weights are not in memory, what fills them in as
+// f32: then one tensor at a time is.
 struct SafeTensorToWrite {
   std::string name;
   std::vector<idx> shape;
