@@ -463,8 +463,9 @@ void CheckUnknownKeys(const Fields& fields) {
   std::string ignored;
   for (const auto& [key, value] : fields.json().items()) {
     if (kRead.contains(key) || kHarmless.contains(key) || IsNeutral(value)) continue;
-    const bool part = std::ranges::any_of(
-        kParts, [&](std::string_view word) { return key.find(word) != std::string::npos; });
+    const bool part = std::ranges::any_of(kParts, [&name = key](std::string_view word) {
+      return name.find(word) != std::string::npos;
+    });
     if (part) {
       Fail(ErrorCode::kInput,
            "{}: {} is {}: this key is not known, and its name asks for arithmetic that is not "
