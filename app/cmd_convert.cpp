@@ -45,11 +45,6 @@ struct ConvertArguments {
   bool to_gguf() const { return output.ends_with(".gguf"); }
 };
 
-bool Exists(const std::string& path) {
-  std::error_code ignored;  // what cannot be looked at is reported by whoever opens it
-  return fs::exists(path, ignored);
-}
-
 // A source that shows how far its reader is.
 class WatchedSource : public ModelSource {
  public:
@@ -136,7 +131,7 @@ class PartialFolder {
   const std::string& path() const { return partial_; }
 
   void Commit() {
-    if (!Exists(folder_)) {
+    if (!Exists(folder_.string())) {
       fs::rename(partial_, folder_);
     } else {
       for (const auto& entry : fs::directory_iterator(folder_)) {

@@ -23,6 +23,9 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+// Whether something is there; what cannot be looked at counts as absent.
+bool Exists(const std::string& path);
+
 // The whole file. Throws Error(kInput) naming the path.
 std::string ReadFile(const std::string& path);
 

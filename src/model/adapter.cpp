@@ -45,10 +45,7 @@ std::string_view TargetOf(std::string_view name) {
 
 }  // namespace
 
-bool IsAdapterFolder(const std::string& path) {
-  std::error_code ignored;
-  return fs::exists(path + "/adapter_config.json", ignored);
-}
+bool IsAdapterFolder(const std::string& path) { return Exists(path + "/adapter_config.json"); }
 
 std::string TokenizerPath(const std::string& path) {
   if (!IsAdapterFolder(path)) return path;
@@ -143,9 +140,8 @@ AdapterFile::AdapterFile(const std::string& folder)
 }
 
 std::string AdapterFile::BasePath() const {
-  std::error_code ignored;
   for (const std::string& path : {base_, (fs::path(folder_) / base_).string()}) {
-    if (base_.empty() || !fs::exists(path, ignored)) continue;
+    if (base_.empty() || !Exists(path)) continue;
     if (!IsAdapterFolder(path)) return path;
     Fail(ErrorCode::kInput,
          "{}/adapter_config.json: 'base_model_name_or_path' {} holds an adapter itself; merge that "

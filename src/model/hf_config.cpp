@@ -17,12 +17,6 @@ namespace opo {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-bool Exists(const std::string& path) {
-  std::error_code
-      ignored;  // what cannot be looked at is reported by whoever opens it, or as absent
-  return fs::exists(path, ignored);
-}
-
 // The parser of the library keeps the last of two equal keys and nests without end; both are
 // refused.
 Json ParseJsonFile(const std::string& path) {

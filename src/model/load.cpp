@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "format/quote.h"
 #include "model/load_internal.h"
 
@@ -72,7 +73,7 @@ std::unique_ptr<ModelSource> OpenModel(const std::string& path) {
   std::error_code ignored;
   if (IsAdapterFolder(path)) return OpenMerged(path);
   if (std::filesystem::is_directory(path, ignored)) return OpenHfFolder(path);
-  if (!std::filesystem::exists(path, ignored)) {
+  if (!Exists(path)) {
     Fail(ErrorCode::kInput, "{}: there is no such model; give a .gguf file or a folder", path);
   }
   return OpenGguf(path);

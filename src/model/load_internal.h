@@ -32,7 +32,6 @@ const Architecture& FindArchitecture(std::string_view name, const std::string& w
 ModelConfig ReadHfConfig(const std::string& folder);
 // A file that holds one JSON object: of bounded size and depth, no key twice.
 nlohmann::json ParseJsonFile(const std::string& path);
-bool Exists(const std::string& path);
 
 // A tensor's name in GGUF: "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight".
 std::string GgufName(const std::string& name);

@@ -1,7 +1,6 @@
 // A model as a GGUF file: the names, the order of rows and the metadata of llama.cpp's converter.
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -88,8 +87,7 @@ std::vector<float> RopeDivisors(const ModelConfig& config, const std::string& pa
 // What generation_config.json recommends for sampling.
 void AddSamplingHints(Keys& keys, const std::string& folder) {
   const std::string path = folder + "/generation_config.json";
-  std::error_code ignored;  // what cannot be looked at counts as absent, as on loading
-  if (folder.empty() || !std::filesystem::exists(path, ignored)) return;
+  if (folder.empty() || !Exists(path)) return;
   const auto json = nlohmann::json::parse(ReadFile(path));  // checked when it was opened
   for (const SamplingHint& hint : kSamplingHints) {
     const auto it = json.find(hint.hf);

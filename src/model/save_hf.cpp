@@ -182,9 +182,8 @@ void SaveHfModel(const std::string& folder, const ModelSource& source,
     return;
   }
   const std::string generation = from + "/generation_config.json";
-  std::error_code ignored;  // what cannot be looked at counts as absent, as on loading
   WriteFolder(folder, config, fill, dtype, ConfigOf(from, dtype),
-              std::filesystem::exists(generation, ignored) ? ReadFile(generation) : "");
+              Exists(generation) ? ReadFile(generation) : "");
 }
 
 }  // namespace opo

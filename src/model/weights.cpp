@@ -56,6 +56,14 @@ std::vector<TensorSpec> SlabTensors(const ModelConfig& config, SlabOf what) {
   return what == SlabOf::kTrained ? ListTensors(config) : std::vector<TensorSpec>{};
 }
 
+// All tensors of the slab from a ModelSource or an AdapterFile.
+template <class Source>
+void FillSlab(Weights& weights, const Source& source) {
+  for (const TensorSpec& t : weights.layout.tensors) {
+    source.Read(t, {weights.slab.data() + t.offset, static_cast<std::size_t>(t.size())});
+  }
+}
+
 }  // namespace
 
 SlabLayout::SlabLayout(const ModelConfig& config, SlabOf what)
@@ -108,9 +116,7 @@ Weights::Weights(ModelConfig config_in, SlabOf what, std::shared_ptr<const Model
       slab(layout.size),
       base(std::move(base_in)) {
   if (what == SlabOf::kNothing || config.lora.on()) return;
-  for (const TensorSpec& t : layout.tensors) {
-    base->Read(t, {slab.data() + t.offset, static_cast<std::size_t>(t.size())});
-  }
+  FillSlab(*this, *base);
   base.reset();
 }
 
@@ -123,17 +129,12 @@ std::string Weights::DigestHex() const {
 }
 
 void ReadTrained(Weights& weights, const std::string& folder) {
-  const auto out = [&](const TensorSpec& t) {
-    return weights.slab.span().subspan(static_cast<std::size_t>(t.offset),
-                                       static_cast<std::size_t>(t.size()));
-  };
   if (weights.config.lora.on()) {
     const AdapterFile adapter(folder);
     (void)adapter.Fit(weights.config);
-    for (const TensorSpec& t : weights.layout.tensors) adapter.Read(t, out(t));
+    FillSlab(weights, adapter);
   } else {
-    const auto source = OpenModel(folder);
-    for (const TensorSpec& t : weights.layout.tensors) source->Read(t, out(t));
+    FillSlab(weights, *OpenModel(folder));
   }
 }
 
@@ -151,7 +152,7 @@ Weights LoadWeights(const std::string& path, SlabOf what) {
     std::shared_ptr<const ModelSource> base = OpenModel(adapter.BasePath());
     const ModelConfig config = adapter.Fit(base->config());
     Weights weights(config, what, std::move(base));
-    ReadTrained(weights, path);
+    FillSlab(weights, adapter);
     return weights;
   }
   std::shared_ptr<const ModelSource> source = OpenModel(path);

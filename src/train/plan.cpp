@@ -7,6 +7,7 @@
 #include "model/load.h"
 #include "train/floor.h"
 #include "train/learner.h"
+#include "train/policy.h"
 
 namespace opo {
 namespace {
@@ -249,9 +250,7 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   const idx embed = m.vocab_size * RoundUp(d, kPad) * kBytes;
   const idx both = layers + Packed(m.vocab_size, d, kBytes);
   plan.packed = both + embed;
-  // A fresh adapter's reference is its base, which is there (trainer.cpp).
-  const bool shared = m.lora.on() && !IsAdapterFolder(config.model.path);
-  if (config.monitor.kl_every > 0 && !shared) plan.packed += both / 2 + embed;
+  if (config.monitor.kl_every > 0 && !BeginsAsItsBase(config, m)) plan.packed += both / 2 + embed;
 
   const StepShape step(config, prompt_tokens, config.rollout.max_new_tokens);
   plan.tape_row_bytes = sizes.activations.row_bytes(Record::kAll);

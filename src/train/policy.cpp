@@ -72,6 +72,15 @@ ModelConfig PolicyShape(const TrainConfig& config, const Tokenizer& tokenizer) {
   return shape;
 }
 
+bool BeginsAsItsBase(const TrainConfig& config, const ModelConfig& shape) {
+  return shape.lora.on() && !IsAdapterFolder(config.model.path);
+}
+
+std::string BasePath(const TrainConfig& config) {
+  const std::string& path = config.model.path;
+  return IsAdapterFolder(path) ? AdapterFile(path).BasePath() : path;
+}
+
 Weights PolicyWeights(const TrainConfig& config, const Tokenizer& tokenizer) {
   const std::string& path = config.model.path;
   if (path.empty()) {

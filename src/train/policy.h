@@ -12,6 +12,10 @@ Tokenizer PolicyTokenizer(const TrainConfig& config);
 ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer);
 // The shape with its adapter. Throws Error(kUsage) where [lora] and a PEFT folder disagree.
 ModelConfig PolicyShape(const TrainConfig& config, const Tokenizer& tokenizer);
+// A fresh adapter begins as its base, bit for bit, which can then serve as the reference.
+bool BeginsAsItsBase(const TrainConfig& config, const ModelConfig& shape);
+// What the folder of a trained adapter names as its base.
+std::string BasePath(const TrainConfig& config);
 Weights PolicyWeights(const TrainConfig& config, const Tokenizer& tokenizer);
 
 }  // namespace opo

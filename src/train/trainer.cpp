@@ -36,6 +36,7 @@ class Trainer {
       : config_(config),
         options_(options),
         tokenizer_(PolicyTokenizer(config)),
+        base_path_(BasePath(config)),
         weights_(PolicyWeights(config, tokenizer_)),
         optimizer_(weights_.layout, config.train),
         prompts_(tokenizer_, config.data.system),
@@ -153,8 +154,7 @@ class Trainer {
     if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", dir, error.message());
     const std::string manifest_path = dir + "/manifest.json";
     if (config_.monitor.kl_every > 0) {
-      // A fresh adapter begins as its base, which is there already.
-      const bool shared = weights_.config.lora.on() && !IsAdapterFolder(config_.model.path);
+      const bool shared = BeginsAsItsBase(config_, weights_.config);
       if (!shared) reference_ = std::make_unique<PackedWeights<T>>(weights_, false);
       reference_model_ = std::make_unique<Transformer<T>>(shared ? *packed_ : *reference_, !shared);
     }
@@ -215,7 +215,7 @@ class Trainer {
     state["weights_digest"] = weights_.DigestHex();
     state["manifest"] = Manifest();
     const Checkpoint checkpoint =
-        WriteCheckpoint(config_.run.dir, step, weights_, optimizer_, tokenizer_, BasePath(), state);
+        WriteCheckpoint(config_.run.dir, step, weights_, optimizer_, tokenizer_, base_path_, state);
     // model -> the newest checkpoint's folder, replaced by a rename.
     const std::string link = config_.run.dir + "/model";
     std::error_code error;
@@ -228,12 +228,6 @@ class Trainer {
     PruneCheckpoints(config_.run.dir, config_.checkpoint.keep_last,
                      config_.checkpoint.keep_best ? best_step_ : -1);
     save_seconds_ = Seconds() - start;
-  }
-
-  // What an adapter's folder names as its base.
-  std::string BasePath() const {
-    const std::string& path = config_.model.path;
-    return IsAdapterFolder(path) ? AdapterFile(path).BasePath() : path;
   }
 
   EvalResult Eval() {
@@ -557,6 +551,7 @@ class Trainer {
   const TrainConfig& config_;
   const TrainOptions& options_;
   Tokenizer tokenizer_;
+  std::string base_path_;
   Weights weights_;
   AdamW optimizer_;
   PromptRenderer prompts_;
