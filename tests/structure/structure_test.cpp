@@ -72,10 +72,11 @@ TEST(Structure, RoomsStandInTheOrderOfTheDesign) {
       {"kernels", {"base"}},
       {"text", {"base", "format"}},
       {"model", {"base", "format", "kernels"}},
-      {"reward", {"base", "format", "text"}},
+      {"math", {"base", "format", "text"}},
+      {"reward", {"base", "format", "math", "text"}},
       {"algo", {"base"}},
-      {"rollout", {"base", "format", "kernels", "model", "reward", "text"}},
-      {"train", {"algo", "base", "format", "kernels", "model", "reward", "rollout", "text"}}};
+      {"rollout", {"base", "format", "kernels", "math", "model", "reward", "text"}},
+      {"train", {"algo", "base", "format", "kernels", "math", "model", "reward", "rollout", "text"}}};
   for (const auto& [room, deps] : wanted) {
     ASSERT_TRUE(rooms.count(room)) << room;
     for (const std::string& dep : rooms.at(room)) {
