@@ -71,12 +71,14 @@ TEST(Structure, RoomsStandInTheOrderOfTheDesign) {
       {"format", {"base"}},
       {"kernels", {"base"}},
       {"text", {"base", "format"}},
+      {"data", {"base", "format"}},
       {"model", {"base", "format", "kernels"}},
       {"math", {"base", "format", "text"}},
-      {"reward", {"base", "format", "math", "text"}},
+      {"reward", {"base", "data", "format", "math", "text"}},
       {"algo", {"base"}},
-      {"rollout", {"base", "format", "kernels", "math", "model", "reward", "text"}},
-      {"train", {"algo", "base", "format", "kernels", "math", "model", "reward", "rollout", "text"}}};
+      {"rollout", {"base", "data", "format", "kernels", "math", "model", "reward", "text"}},
+      {"train",
+       {"algo", "base", "data", "format", "kernels", "math", "model", "reward", "rollout", "text"}}};
   for (const auto& [room, deps] : wanted) {
     ASSERT_TRUE(rooms.count(room)) << room;
     for (const std::string& dep : rooms.at(room)) {
