@@ -95,7 +95,7 @@ class Comparer {
     if ((g.op == MathOp::kRatio) != (a.op == MathOp::kRatio)) {
       return SameQuotient(g.op == MathOp::kRatio ? g : a, g.op == MathOp::kRatio ? a : g);
     }
-    if (IsScalar(g) && IsScalar(a)) return SamePlusMinus(g, a);
+    if (IsScalar(g) && IsScalar(a)) return SameNumbers(g, a);
     return false;
   }
 
@@ -435,7 +435,8 @@ class Comparer {
     return SameValue(*quotient, value, MathSense(), work_) && Because("the same quotient");
   }
 
-  bool SamePlusMinus(const MathNode& g, const MathNode& a) {
+  bool SameNumbers(const MathNode& g, const MathNode& a) {
+    if (Contains(g, MathOp::kPlusMinus) || Contains(a, MathOp::kPlusMinus)) return false;
     return SameScalar(g, a, work_) && Because("the same value");
   }
 

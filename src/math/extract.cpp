@@ -4,6 +4,8 @@
 #include <array>
 #include <cctype>
 
+#include "math/words.h"
+
 namespace opo {
 namespace {
 
@@ -324,7 +326,9 @@ void VisitNumbers(std::string_view text, const Visit& visit) {
       ++i;
       continue;
     }
-    if (digit && i > 0 && (IsLetter(text[i - 1]) || text[i - 1] == '_')) {
+    if (digit && i > 0 &&
+        (IsLetter(text[i - 1]) || text[i - 1] == '_' || text[i - 1] == '^' ||
+         (text[i - 1] == '{' && i > 1 && (text[i - 2] == '^' || text[i - 2] == '_')))) {
       while (i < text.size() && (IsLetter(text[i]) || IsDigit(text[i]))) ++i;
       continue;
     }
@@ -432,6 +436,18 @@ bool LooksLikeCode(std::string_view text) {
          text.find("['") != kNone;
 }
 
+// Prose rather than a formula: begins with letters that are no function's name.
+bool StartsWithWord(std::string_view text) {
+  std::size_t end = 0;
+  while (end < text.size() &&
+         (IsLetter(text[end]) || static_cast<unsigned char>(text[end]) >= 0x80))
+    ++end;
+  const std::string_view word = text.substr(0, end);
+  if (end < text.size() && IsDigit(text[end])) return false;
+  return end >= 2 && PlainFunction(word) == nullptr && PlainMark(word) == nullptr &&
+         !IsGreek(word) && (end > 3 || (end < text.size() && text[end] == ' '));
+}
+
 // The answer in what follows an announcement.
 std::vector<std::string> FromSegment(std::string_view segment) {
   while (!segment.empty() && (IsSpace(segment.front()) || segment.front() == ':' ||
@@ -489,9 +505,12 @@ std::vector<std::string> FromSegment(std::string_view segment) {
     const std::size_t close = sentence.find("**", bold + 2);
     if (close != kNone) whole = sentence.substr(bold + 2, close - bold - 2);
   }
-  if (!whole.empty()) readings.emplace_back(TrimSpace(whole));
+  whole = TrimSpace(whole);
   const std::string number = FirstNumberIn(sentence);
-  if (!number.empty()) readings.push_back(number);
+  const bool prose = StartsWithWord(whole);
+  if (prose && !number.empty()) readings.push_back(number);
+  if (!whole.empty()) readings.emplace_back(whole);
+  if (!prose && !number.empty()) readings.push_back(number);
   return readings;
 }
 
@@ -506,7 +525,8 @@ FinalAnswer FromTail(std::string_view text) {
   if (close != kNone && close > 2) {
     const std::size_t open = text.rfind("**", close - 1);
     if (open != kNone && open + 2 < close && close - open < 60) {
-      return {{std::string(text.substr(open + 2, close - open - 2))}, "bold"};
+      const std::string_view bold = text.substr(open + 2, close - open - 2);
+      if (HasDigit(bold)) return {{std::string(bold)}, "bold"};
     }
   }
   std::string number = LastNumberIn(text);
@@ -580,9 +600,11 @@ FinalAnswer FindIn(std::string_view text, bool all_is_answer, bool unfinished) {
   const bool one_line = whole.find('\n') == kNone;
   const int words = CountWords(whole);
   if (all_is_answer || (whole.size() <= kShort && words <= 3 && (one_line || words == 0))) {
-    FinalAnswer answer{{std::string(whole)}, "all of it"};
-    FinalAnswer tail = FromTail(whole);
-    for (std::string& reading : tail.readings) answer.readings.push_back(std::move(reading));
+    FinalAnswer answer = FromTail(whole);
+    const bool prose = StartsWithWord(whole) && !all_is_answer;
+    answer.readings.insert(prose ? answer.readings.end() : answer.readings.begin(),
+                           std::string(whole));
+    if (!prose || answer.how.empty()) answer.how = "all of it";
     return answer;
   }
   if (unfinished) return {};

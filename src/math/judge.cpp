@@ -58,8 +58,14 @@ std::string PlainWords(std::string_view text) {
   return out;
 }
 
+// Three letters in a row: text that may be compared as words, where case does not count.
 bool HasWord(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) { return IsLetter(c); });
+  int run = 0;
+  for (const char c : text) {
+    run = IsLetter(c) || static_cast<unsigned char>(c) >= 0x80 ? run + 1 : 0;
+    if (run == 3) return true;
+  }
+  return false;
 }
 
 // Without the white space, which says nothing between signs.
@@ -159,27 +165,35 @@ class Judge {
       const std::string gold_squeezed = Squeezed(gold);
       const std::vector<Parsed> gold_trees = ParseAll(gold, tree);
       const std::string gold_words = PlainWords(gold);
-      for (std::size_t i = 0; i < answer.readings.size(); ++i) {
-        const std::string_view text = TrimAnswer(answer.readings[i]);
+      for (const std::string& reading : answer.readings) {
+        const std::string_view text = TrimAnswer(reading);
         if (text.empty()) continue;
         if (!gold_squeezed.empty() && gold_squeezed == Squeezed(text)) {
-          return Result(Verdict::kCorrect, answer.readings[i], "the same text");
+          return Result(Verdict::kCorrect, reading, "the same text");
         }
-        const std::vector<Parsed> trees = ParseAll(text, tree);
-        if (HasWord(gold) && (IsWords(gold_trees) || IsWords(trees)) && !gold_words.empty() &&
+        if (HasWord(gold) && HasWord(text) && !gold_words.empty() &&
             gold_words == PlainWords(text)) {
-          return Result(Verdict::kCorrect, answer.readings[i], "the same words");
+          return Result(Verdict::kCorrect, reading, "the same words");
         }
         // (C) Cecile and C.
         const char letter = ChoiceLetter(gold, false);
         if (letter != '\0' && gold[0] != '(' && letter == ChoiceLetter(text, true)) {
-          return Result(Verdict::kCorrect, answer.readings[i], "the letter of a choice");
+          return Result(Verdict::kCorrect, reading, "the letter of a choice");
+        }
+      }
+      for (const std::string& reading : answer.readings) {
+        const std::string_view text = TrimAnswer(reading);
+        std::vector<Parsed> trees = ParseAll(text, tree);
+        if (text.size() > 1 && text.back() == '!') {  // "The answer is 42!"
+          for (Parsed& parsed : ParseAll(text.substr(0, text.size() - 1), tree)) {
+            trees.push_back(std::move(parsed));
+          }
         }
         for (const Parsed& g : gold_trees) {
           for (const Parsed& a : trees) {
             MathWork work;
             if (SameAnswer(*g.answer.root, *a.answer.root, tree, work, &why)) {
-              return Result(Verdict::kCorrect, answer.readings[i], why);
+              return Result(Verdict::kCorrect, reading, why);
             }
           }
         }

@@ -92,6 +92,7 @@ class Lexer {
       if (const char* function = PlainFunction(run)) return Push(TokenKind::kFunction, function);
       if (const char* mark = PlainMark(run)) return Mark(mark);
       if (IsGreek(run)) return Push(TokenKind::kSymbol, std::string(run));
+      if (AfterValue() && IsUnit(run)) return Push(TokenKind::kText, std::string(run));
       if (LooksLikeWord(run)) return Push(TokenKind::kText, std::string(run));
       // A function's or a constant's name at the end or the start of letters: "xsin", "pir".
       for (std::size_t cut = 1; cut + 1 < run.size() && run.size() <= 8; ++cut) {
@@ -103,6 +104,13 @@ class Lexer {
       }
     }
     for (const char letter : run) Push(TokenKind::kSymbol, std::string(1, letter));
+  }
+
+  bool AfterValue() const {
+    if (tokens_.empty()) return false;
+    const MathToken& last = tokens_.back();
+    return last.kind == TokenKind::kNumber ||
+           (last.kind == TokenKind::kMark && (last.text == "}" || last.text == ")"));
   }
 
   // The braces' content after at_ (which may be spaces before '{'), or nothing.
@@ -172,11 +180,14 @@ class Lexer {
           return Mark("%");
         case '&':
           return Mark("and");
+        case '!':  // glues: 32,\! 349
+          while (IsSpace(Peek())) ++at_;
+          space_ = false;
+          return;
         case ' ':
         case ',':
         case ';':
         case ':':
-        case '!':
         case '>':
           space_ = true;
           return;
@@ -255,6 +266,10 @@ class Lexer {
       std::string_view text;
       const char* mark;
     };
+    if (rest.substr(0, 3) == "{,}") {  // a comma that groups digits
+      at_ += 3;
+      return Mark(",");
+    }
     static constexpr std::array<Rule, 14> kRules = {{{"**", "^"},
                                                      {"<=", "<="},
                                                      {">=", ">="},

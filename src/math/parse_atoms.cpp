@@ -126,8 +126,8 @@ MathParser::Node MathParser::ParsePrimary() {
         words->text += Token().text;
         ++at_;
       }
-      Take(":");
-      if (StartsFactor() || Is("-")) {
+      const bool colon = Take(":");
+      if ((StartsFactor() || Is("-")) && (colon || Token().space)) {
         if (Is("-")) {
           ++at_;
           Node value = ParseFactor(true);
@@ -520,7 +520,7 @@ MathParser::Node MathParser::ParseBrackets() {
   std::string connective;
   bool trailing = false;
   std::vector<Node> items;
-  if (!Is(")") && !Is("]") && !Is("[")) items = ParseItems(&connective, &trailing);
+  if (!Is(")") && !Is("]")) items = ParseItems(&connective, &trailing);
   if (failed_ || AtEnd()) return Failed();
   bars_ = bars;
   builders_ = builders;

@@ -89,29 +89,18 @@ void MathParser::JoinNumbers() {
     ++i;
     if (token.kind == TokenKind::kNumber && AllDigits(token.text)) {
       bool decimal = false;
-      const bool leading_zero = token.text.size() > 1 && token.text[0] == '0' &&
-                                token.text.find_first_not_of('0') == std::string::npos;
-      const std::size_t first = token.text.size();
+      const std::size_t zeros = std::min(token.text.find_first_not_of('0'), token.text.size());
+      const std::size_t first = token.text.size() - zeros;
       // 1,234,567
       while (i < tokens_.size() && JoinsNumberAt(i, &decimal)) {
-        if (decimal) {
-          token.text += "." + tokens_[i + 1].text;
-          i += 2;
-          break;
-        }
-        if (brackets > 0 || leading_zero || (first > 3 && token.text.size() == first) ||
-            token.text == "0") {
-          break;
-        }
+        if (!decimal && (brackets > 0 || first == 0 || first > 3)) break;
+        if (decimal) token.text += '.';
         token.text += tokens_[i + 1].text;
         i += 2;
         if (token.text.find('.') != std::string::npos) break;
-        // Later groups hang on the comma after this one.
-        if (i >= tokens_.size() || tokens_[i].text != "," || tokens_[i].space) break;
-        tokens_[i - 1].text = token.text;
       }
       // 1 234 567
-      while (brackets == 0 && first <= 3 && token.text[0] != '0' && i < tokens_.size() &&
+      while (brackets == 0 && zeros == 0 && first <= 3 && i < tokens_.size() &&
              tokens_[i].kind == TokenKind::kNumber && tokens_[i].space) {
         const std::string& digits = tokens_[i].text;
         const std::size_t whole = std::min(digits.find('.'), digits.size());

@@ -8,7 +8,7 @@ namespace opo {
 namespace {
 
 constexpr slong kRough = 64;
-constexpr slong kFine = 350;
+constexpr slong kFine = 280;
 constexpr slong kFinest = 1200;
 
 enum class Answer { kSame, kDifferent, kUnknown };

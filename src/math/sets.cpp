@@ -138,9 +138,9 @@ class SetReader {
       case MathOp::kUnion:
       case MathOp::kIntersection:
       case MathOp::kDifference: {
-        auto left = Read(*node.kids[0]);
+        auto left = Operand(*node.kids[0]);
         if (!left) return std::nullopt;
-        auto right = Read(*node.kids[1]);
+        auto right = Operand(*node.kids[1]);
         if (!right || left->size() + right->size() > kMaxPieces) return std::nullopt;
         if (node.op == MathOp::kUnion) return Union(std::move(*left), *right);
         if (node.op == MathOp::kIntersection) return Intersection(*left, *right);
@@ -156,6 +156,13 @@ class SetReader {
   }
 
  private:
+  // Beside a set, {2} without backslashes is one too.
+  std::optional<RealSet> Operand(const MathNode& node) {
+    Ball value;
+    if (Constant(node, true, value)) return RealSet{Point(value)};
+    return Read(node);
+  }
+
   bool Constant(const MathNode& node, bool upper, Ball& value) {
     MathPoint point;
     point.precision = kPrecision;
