@@ -7,15 +7,13 @@
 #include "math/compare.h"
 #include "math/extract.h"
 #include "math/parser.h"
+#include "math/scan.h"
 #include "math/tokens.h"
 
 namespace opo {
 namespace {
 
 using Verdict = MathJudgement::Verdict;
-
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-bool IsLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 // Lower case, without punctuation, markup and articles, one space between words.
 std::string PlainWords(std::string_view text) {

@@ -3,15 +3,12 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "math/scan.h"
 #include "math/tokens.h"
 #include "math/words.h"
 
 namespace opo {
 namespace {
-
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-bool IsLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool IsSpace(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 class Lexer {
  public:

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 
+#include "math/scan.h"
 #include "math/tokens.h"
 #include "math/words.h"
 #include "text/utf8.h"
@@ -175,8 +176,6 @@ const char* SignText(std::uint32_t code) {
                                       [](const Sign& s, std::uint32_t c) { return s.code < c; });
   return found != std::end(kSigns) && found->code == code ? found->text : nullptr;
 }
-
-bool IsLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 // The letter that a C string's escape swallowed: form feed + "rac" was "\frac".
 char Escaped(char control, std::string_view rest) {

@@ -22,9 +22,9 @@ struct Kind {
 
 const std::vector<Kind>& Kinds() {
   static const std::vector<Kind> kinds = {
-      {"math", MakeMathReward, {}},
       {"number", MakeNumberReward, {}},
       {"exact", MakeExactReward, {}},
+      {"math", MakeMathReward, {}},
       {"choice", MakeChoiceReward, {}},
       {"regex", MakeRegexReward, {"pattern"}},
       {"format", MakeFormatReward, {"pattern"}},
