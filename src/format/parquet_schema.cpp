@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "format/quote.h"
 #include "format/thrift.h"
 
@@ -151,6 +152,7 @@ class SchemaBuilder {
   Element& Take(const std::string& path) {
     if (next_ >= elements_.size()) Refuse(path, "the footer ends within its fields");
     Element& element = elements_[next_++];
+    if (!IsUtf8(element.name)) Refuse(element.name, "its name is not UTF-8");
     try {
       Modernise(element);
     } catch (const Malformed& fault) {
