@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -11,9 +12,12 @@
 #include "base/hash.h"
 #include "base/parallel.h"
 #include "base/progress.h"
+#include "data/data_set.h"
+#include "data/prompt_order.h"
 #include "rollout/prompts.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/fit_prompts.h"
 #include "train/floor.h"
 #include "train/learner.h"
 #include "train/plan.h"
@@ -47,11 +51,12 @@ class Trainer {
       Fail(ErrorCode::kInput, "{}: the tokenizer has {} entries, the model's vocabulary {}",
            config.model.path, tokenizer_.vocab_size(), weights_.config.vocab_size);
     }
-    train_problems_ = Problems(config.data.train, false);
-    eval_problems_ =
-        config.data.eval.empty() && config.data.train != "arithmetic"
-            ? std::vector<Problem>{}
-            : Problems(config.data.eval.empty() ? config.data.train : config.data.eval, true);
+    DataSets data = LoadDataSets(config.data);
+    FitPrompts(prompts_, config.data, data);
+    for (const std::string& note : data.notes) fmt::print(stderr, "{}\n", note);
+    train_problems_ = std::move(data.train);
+    eval_problems_ = std::move(data.eval);
+    order_.emplace(std::move(data.sizes), data.weights, config.train.seed, config.data.shuffle);
     if (config.eval.prompts > 0 && static_cast<idx>(eval_problems_.size()) > config.eval.prompts) {
       eval_problems_.resize(static_cast<std::size_t>(config.eval.prompts));
     }
@@ -107,13 +112,6 @@ class Trainer {
   }
 
  private:
-  std::vector<Problem> Problems(const std::string& source, bool held_out) const {
-    std::vector<Problem> problems =
-        source == "arithmetic" ? ArithmeticProblems(held_out) : LoadProblems(source);
-    if (problems.empty()) Fail(ErrorCode::kInput, "{}: holds no problems", source);
-    return problems;
-  }
-
   SamplingConfig Sampling(idx step) const {
     SamplingConfig s;
     s.temperature = config_.rollout.temperature;
@@ -251,18 +249,13 @@ class Trainer {
   std::vector<RolloutGroup> DrawPrompts(idx step) const {
     std::vector<RolloutGroup> groups;
     std::map<idx, idx> occurrences;
-    for (const idx p : PromptOrder(static_cast<idx>(train_problems_.size()),
-                                   config_.rollout.prompts, step - 1, config_.train.seed)) {
+    const idx count = config_.rollout.prompts;
+    for (const idx p : order_->Take((step - 1) * count, count)) {
       const Problem& problem = train_problems_[static_cast<std::size_t>(p)];
       RolloutGroup group;
       group.problem = p;
       group.prompt = prompts_.Render(problem.messages);
-      if (static_cast<idx>(group.prompt.size()) > config_.data.prompt_limit) {
-        Fail(ErrorCode::kInput,
-             "{}: problem {} has {} prompt tokens, data.prompt_limit is {}; raise it or drop the "
-             "row",
-             config_.data.train, p, group.prompt.size(), config_.data.prompt_limit);
-      }
+      CutPrompt(config_.data, group.prompt);
       group.key = PromptKey(problem.id, group.prompt, occurrences[p]++);
       group.rollouts.resize(static_cast<std::size_t>(config_.rollout.samples));
       groups.push_back(std::move(group));
@@ -522,6 +515,7 @@ class Trainer {
   RewardSet rewards_;
   const Algorithm& algorithm_;
   std::vector<Problem> train_problems_, eval_problems_;
+  std::optional<PromptOrder> order_;
   std::unique_ptr<PackedWeights<T>> packed_, reference_;
   std::unique_ptr<Transformer<T>> model_, reference_model_;
   std::unique_ptr<Learner<T>> learner_;
