@@ -150,8 +150,9 @@ TEST(Problems, KeysThatAreNamedMustBeThere) {
   EXPECT_EQ(RowError(R"({"question": "a", "answers": "b"})", {"question", "answer", "", ""}),
             "p:1: has no 'answer'; did you mean 'answers'? its keys are: question, answers; "
             "data.answer_key names the one to take");
-  EXPECT_EQ(RowError(R"({"prompt": "a", "m": {"x": 1}})", {"", "m.y", "", ""}),
-            "p:1: has no 'm.y'; its keys are: prompt, m; data.answer_key names the one to take");
+  EXPECT_EQ(
+      RowError(R"({"prompt": "a", "m": {"x": 1}})", {"", "m.label", "", ""}),
+      "p:1: has no 'm.label'; its keys are: prompt, m; data.answer_key names the one to take");
   EXPECT_EQ(RowError(R"({"prompt": "a", "m": 1})", {"", "m.y", "", ""}).substr(0, 16),
             "p:1: has no 'm.y");
   EXPECT_EQ(Row(R"({"prompt": "a", "m": null})", {"", "m", "", ""}).answer, "");
