@@ -229,14 +229,14 @@ void RunEval(const EvalArguments& args) {
   const std::vector<Problem> problems =
       args.data == "arithmetic" ? ArithmeticProblems(true) : LoadProblems(args.data);
   if (problems.empty()) Fail(ErrorCode::kInput, "{}: holds no problems", args.data);
-  const auto reward = MakeReward({args.reward});
+  RewardSet reward({args.reward});
   EvalSettings settings;
   settings.samples = args.n;
   settings.sampling = args.sampling.config;
   AnswerProgress progress(static_cast<idx>(problems.size()) * args.n, args.quiet);
   settings.on_token = [&](const TokenEvent& event) { progress.Add(event); };
   const EvalResult result =
-      Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems), *reward, settings);
+      Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems), reward, settings);
   if (args.json) {
     for (const Answer& a : result.answers) {
       PrintJsonLine({{"problem", a.problem},
@@ -246,7 +246,9 @@ void RunEval(const EvalArguments& args) {
                      {"text", a.text},
                      {"length", a.length},
                      {"finish_reason", FinishReasonName(a.finish)},
-                     {"reward", a.reward}});
+                     {"reward", a.reward.value},
+                     {"verdict", VerdictName(a.reward.verdict)},
+                     {"note", a.reward.note}});
     }
     PrintJsonLine(
         {{"problems", problems.size()}, {"samples", args.n}, {"pass_rate", result.pass_rate}});

@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
                 result.after.pass_rate);
     for (const opo::Answer& answer : result.after.answers) {
       std::printf("%s -> %s (reward %g)\n", answer.prompt.c_str(), answer.text.c_str(),
-                  answer.reward);
+                  answer.reward.value);
     }
   } catch (const opo::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -382,6 +382,23 @@ void Fields::Set(std::string_view assignment) {
 
 std::string Fields::Print() const { return FieldsLoader::Print(*this, ""); }
 
+std::vector<std::string> Fields::Changed(const Fields& other) const {
+  OPO_CHECK(entries_.size() == other.entries_.size());
+  std::vector<std::string> keys;
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const Entry& a = entries_[i];
+    const Entry& b = other.entries_[i];
+    if (a.kind == Kind::kSection) {
+      for (const std::string& key : a.item(0).Changed(b.item(0))) keys.push_back(Join(a.name, key));
+    } else if (a.kind == Kind::kValue) {
+      const bool same = std::visit(
+          [&](auto* value) { return *value == *std::get<decltype(value)>(b.value); }, a.value);
+      if (!same) keys.push_back(a.name);
+    }
+  }
+  return keys;
+}
+
 std::vector<std::string> Fields::Keys() const {
   std::vector<std::string> keys;
   FieldsLoader::Keys(*this, "", keys);

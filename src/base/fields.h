@@ -110,6 +110,10 @@ class Fields {
   // All keys as TOML, each with its help. LoadToml of that gives the same values back, to the bit.
   std::string Print() const;
 
+  // The dotted keys of values that differ from those of `other`, an object of the same struct.
+  // Lists are not looked into.
+  std::vector<std::string> Changed(const Fields& other) const;
+
   // Every dotted key, lists as "name.0.key".
   std::vector<std::string> Keys() const;
 

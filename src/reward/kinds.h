@@ -11,15 +11,19 @@
 namespace opo {
 
 // `where` names the term in messages: "reward.0".
-std::unique_ptr<Reward> MakeNumberReward(const RewardConfig& config, const std::string& where);
-std::unique_ptr<Reward> MakeExactReward(const RewardConfig& config, const std::string& where);
-std::unique_ptr<Reward> MakeRegexReward(const RewardConfig& config, const std::string& where);
-std::unique_ptr<Reward> MakeFormatReward(const RewardConfig& config, const std::string& where);
+using MakeRewardKind = std::unique_ptr<Reward>(const RewardConfig& config,
+                                               const std::string& where);
+MakeRewardKind MakeNumberReward, MakeExactReward, MakeChoiceReward, MakeRegexReward,
+    MakeFormatReward, MakeCountdownReward, MakeLengthReward, MakeOverlongReward,
+    MakeRepetitionReward;
 
 // The last decimal number of a text in its normal form: no plus sign, no thousands separators, no
 // needless zeros, no "-0"; so equal numbers are equal strings, whatever their size. A comma groups
 // only as in 1,234,567; exponents and fractions are no part of a number. Linear in the text.
 std::optional<std::string> LastNumber(std::string_view text);
+
+// The inside of the last <tag>...</tag>; nothing where there is none.
+std::optional<std::string_view> LastTag(std::string_view text, std::string_view tag);
 
 // Without ASCII white space at both ends.
 std::string_view Trim(std::string_view text);
@@ -27,9 +31,14 @@ std::string_view Trim(std::string_view text);
 // `text` for a note: quoted and shortened, never cut inside a UTF-8 character.
 std::string Excerpt(std::string_view text);
 
-inline RewardResult Scored(bool right, std::string note) {
-  return {Verdict::kScored, right ? 1.0 : 0.0, std::move(note)};
+inline RewardResult Scored(double value, std::string note) {
+  return {Verdict::kScored, value, std::move(note), {}, {}};
 }
-inline RewardResult NoGoldAnswer() { return {Verdict::kSkipped, 0, "the problem has no answer"}; }
+inline RewardResult RewardError(std::string reason, std::string note) {
+  return {Verdict::kError, 0, std::move(note), std::move(reason), {}};
+}
+inline RewardResult NoGoldAnswer() {
+  return {Verdict::kSkipped, 0, "the problem has no answer", {}, {}};
+}
 
 }  // namespace opo

@@ -1,5 +1,4 @@
 // The kind "number": 1 if the last number of the completion equals that of the gold answer.
-#include "base/error.h"
 #include "reward/kinds.h"
 
 namespace opo {
@@ -55,15 +54,15 @@ std::string ReadNumber(std::string_view text, std::size_t& at) {
   return (negative && !zero ? "-" : "") + whole + (fraction.empty() ? "" : "." + fraction);
 }
 
-class NumberReward final : public Reward {
+class NumberReward final : public RuleReward {
  public:
-  RewardResult Score(const Problem& problem, std::string_view completion,
-                     FinishReason) const override {
-    if (problem.answer.empty()) return NoGoldAnswer();
-    const auto gold = LastNumber(problem.answer);
-    if (!gold)
-      return {Verdict::kError, 0, "no number in the gold answer " + Excerpt(problem.answer)};
-    const auto found = LastNumber(completion);
+  RewardResult Judge(const RewardQuery& query) const override {
+    if (query.problem.answer.empty()) return NoGoldAnswer();
+    const auto gold = LastNumber(query.problem.answer);
+    if (!gold) {
+      return RewardError("gold", "no number in the gold answer " + Excerpt(query.problem.answer));
+    }
+    const auto found = LastNumber(query.completion);
     if (!found) return Scored(false, "no number in the completion");
     return Scored(*found == *gold, "found " + Excerpt(*found));
   }
@@ -86,10 +85,7 @@ std::optional<std::string> LastNumber(std::string_view text) {
   return last;
 }
 
-std::unique_ptr<Reward> MakeNumberReward(const RewardConfig& config, const std::string& where) {
-  if (!config.pattern.empty()) {
-    Fail(ErrorCode::kUsage, "{}.pattern: the kind \"number\" takes none; remove it", where);
-  }
+std::unique_ptr<Reward> MakeNumberReward(const RewardConfig&, const std::string&) {
   return std::make_unique<NumberReward>();
 }
 

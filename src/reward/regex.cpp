@@ -1,5 +1,6 @@
 // The kinds "regex" (the first match in the completion: its group 1 is the gold answer, or there is
-// no group) and "format" (the whole completion matches). PCRE2 syntax, UTF-8 classes.
+// no group) and "format" (the whole completion matches; without a pattern: thoughts and an answer
+// in their tags, as in DeepSeek-R1). PCRE2 syntax, UTF-8 classes.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
@@ -78,24 +79,29 @@ Match Run(const pcre2_code* code, std::string_view text, std::uint32_t options) 
   return match;
 }
 
-RewardResult MatchError(int code) { return {Verdict::kError, 0, "pattern: " + PcreMessage(code)}; }
+RewardResult MatchError(int code) {
+  return RewardError("pattern", "pattern: " + PcreMessage(code));
+}
 
-class RegexReward final : public Reward {
+constexpr const char* kThinkAnswer = R"((?s)\s*<think>(?:(?!</?(?:think|answer)>).)*+</think>\s*)"
+                                     R"(<answer>(?:(?!</?(?:think|answer)>).)*+</answer>\s*)";
+
+class RegexReward final : public RuleReward {
  public:
   explicit RegexReward(Code code) : code_(std::move(code)) {
     pcre2_pattern_info(code_.get(), PCRE2_INFO_CAPTURECOUNT, &groups_);
   }
 
-  RewardResult Score(const Problem& problem, std::string_view completion,
-                     FinishReason) const override {
-    if (groups_ > 0 && problem.answer.empty()) return NoGoldAnswer();
-    const Match match = Run(code_.get(), completion, 0);
+  RewardResult Judge(const RewardQuery& query) const override {
+    const std::string& gold = query.problem.answer;
+    if (groups_ > 0 && gold.empty()) return NoGoldAnswer();
+    const Match match = Run(code_.get(), query.completion, 0);
     if (match.count == PCRE2_ERROR_NOMATCH) return Scored(false, "no match");
     if (match.count < 0) return MatchError(match.count);
     if (groups_ == 0) return Scored(true, "match");
     if (!match.group1) return Scored(false, "group 1 took no part in the match");
     const std::string_view found = Trim(*match.group1);
-    return Scored(found == Trim(problem.answer), "found " + Excerpt(found));
+    return Scored(found == Trim(gold), "found " + Excerpt(found));
   }
 
  private:
@@ -103,12 +109,12 @@ class RegexReward final : public Reward {
   std::uint32_t groups_ = 0;
 };
 
-class FormatReward final : public Reward {
+class FormatReward final : public RuleReward {
  public:
   explicit FormatReward(Code code) : code_(std::move(code)) {}
 
-  RewardResult Score(const Problem&, std::string_view completion, FinishReason) const override {
-    const Match match = Run(code_.get(), completion, PCRE2_ANCHORED | PCRE2_ENDANCHORED);
+  RewardResult Judge(const RewardQuery& query) const override {
+    const Match match = Run(code_.get(), query.completion, PCRE2_ANCHORED | PCRE2_ENDANCHORED);
     if (match.count == PCRE2_ERROR_NOMATCH) return Scored(false, "not of the format");
     if (match.count < 0) return MatchError(match.count);
     return Scored(true, "of the format");
@@ -125,7 +131,8 @@ std::unique_ptr<Reward> MakeRegexReward(const RewardConfig& config, const std::s
 }
 
 std::unique_ptr<Reward> MakeFormatReward(const RewardConfig& config, const std::string& where) {
-  return std::make_unique<FormatReward>(Compile(config.pattern, where));
+  return std::make_unique<FormatReward>(
+      Compile(config.pattern.empty() ? kThinkAnswer : config.pattern, where));
 }
 
 }  // namespace opo

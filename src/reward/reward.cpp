@@ -2,11 +2,13 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
-#include "base/fields.h"
+#include "base/parallel.h"
 #include "reward/kinds.h"
 
 namespace opo {
@@ -14,41 +16,49 @@ namespace {
 
 struct Kind {
   const char* name;
-  std::unique_ptr<Reward> (*make)(const RewardConfig& config, const std::string& where);
+  MakeRewardKind* make;
+  std::vector<std::string> settings;  // that it takes, beside those of every kind
 };
 
-constexpr Kind kKinds[] = {
-    {"number", MakeNumberReward},
-    {"exact", MakeExactReward},
-    {"regex", MakeRegexReward},
-    {"format", MakeFormatReward},
-};
-
-class WeightedSum final : public Reward {
- public:
-  struct Term {
-    std::unique_ptr<Reward> reward;
-    double weight = 1;
+const std::vector<Kind>& Kinds() {
+  static const std::vector<Kind> kinds = {
+      {"number", MakeNumberReward, {}},
+      {"exact", MakeExactReward, {}},
+      {"choice", MakeChoiceReward, {}},
+      {"regex", MakeRegexReward, {"pattern"}},
+      {"format", MakeFormatReward, {"pattern"}},
+      {"countdown", MakeCountdownReward, {}},
+      {"length", MakeLengthReward, {"max_tokens"}},
+      {"overlong", MakeOverlongReward, {"max_tokens", "buffer_tokens"}},
+      {"repetition", MakeRepetitionReward, {"ngram"}},
   };
-  explicit WeightedSum(std::vector<Term> terms) : terms_(std::move(terms)) {}
+  return kinds;
+}
 
-  RewardResult Score(const Problem& problem, std::string_view completion,
-                     FinishReason finish) const override {
-    RewardResult sum;
-    for (const Term& term : terms_) {
-      RewardResult part = term.reward->Score(problem, completion, finish);
-      if (part.verdict == Verdict::kError) return part;
-      if (part.verdict == Verdict::kSkipped) sum.verdict = Verdict::kSkipped;
-      sum.value += term.weight * part.value;
-      sum.note += (sum.note.empty() ? "" : "; ") + part.note;
-    }
-    if (sum.verdict != Verdict::kScored) sum.value = 0;
-    return sum;
+const std::set<std::string> kCommonSettings = {"kind",     "name",        "weight",
+                                               "on_error", "error_score", "error_limit"};
+
+const Kind& FindKind(const std::string& name, const std::string& where) {
+  for (const Kind& kind : Kinds()) {
+    if (name == kind.name) return kind;
   }
+  const std::string near = NearestName(name, RewardKinds());
+  Fail(ErrorCode::kUsage, "{}.kind = \"{}\": unknown; {}known are: {}", where, name,
+       near.empty() ? "" : fmt::format("did you mean \"{}\"? ", near),
+       fmt::join(RewardKinds(), ", "));
+}
 
- private:
-  std::vector<Term> terms_;
-};
+// A setting that the kind does not take would be ignored: refused.
+void CheckSettings(const Kind& kind, RewardConfig config, const std::string& where) {
+  RewardConfig plain;
+  for (const std::string& key : FieldsOf(config).Changed(FieldsOf(plain))) {
+    const auto& takes = kind.settings;
+    if (kCommonSettings.count(key) || std::find(takes.begin(), takes.end(), key) != takes.end()) {
+      continue;
+    }
+    Fail(ErrorCode::kUsage, "{}.{}: the kind \"{}\" takes none; remove it", where, key, kind.name);
+  }
+}
 
 }  // namespace
 
@@ -64,32 +74,168 @@ const char* FinishReasonName(FinishReason reason) {
   OPO_CHECK(false);
 }
 
+const char* VerdictName(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kScored:
+      return "scored";
+    case Verdict::kSkipped:
+      return "skipped";
+    case Verdict::kError:
+      return "error";
+  }
+  OPO_CHECK(false);
+}
+
+void VisitFields(Fields& f, RewardConfig& c) {
+  f.Field("kind", c.kind, "how answers are scored", OneOf(RewardKinds()));
+  f.Field("name", c.name, "in the metrics; empty: the kind");
+  f.Field("weight", c.weight, "factor in the sum");
+  f.Field("on_error", c.on_error,
+          "an answer that cannot be scored ends the run, is left out, or gets error_score",
+          OneOf({"fail", "skip", "score"}));
+  f.Field("error_score", c.error_score, "of such an answer, if on_error = \"score\"");
+  f.Field("error_limit", c.error_limit,
+          "larger part of a step's answers that may not fail, whatever on_error says", Range(0, 1));
+  f.Field("pattern", c.pattern, "regular expression (PCRE2) of regex and format");
+  f.Field("max_tokens", c.max_tokens, "longest answer of length and overlong; 0: max_new_tokens",
+          Range(0, 1 << 20));
+  f.Field("buffer_tokens", c.buffer_tokens,
+          "overlong: the last tokens before max_tokens, over which the penalty grows to 1",
+          Range(0, 1 << 20));
+  f.Field("ngram", c.ngram, "repetition: tokens of what may not be repeated", Range(1, 64));
+  f.Field("command", c.command, "program: what to start, with its arguments");
+  f.Field("url", c.url, "http: where to post to");
+  f.Field("workers", c.workers, "program, code: processes at a time; 0: one a thread",
+          Range(0, 256));
+  f.Field("batch", c.batch, "http: answers a request", Range(1, 65536));
+  f.Field("retries", c.retries, "http: further tries of a request that failed", Range(0, 100));
+  f.Field("timeout_s", c.timeout_s, "program, http, code: wall time of a call", Range(0.01, 86400));
+  f.Field("cpu_s", c.cpu_s, "program, code: CPU time of a call; 0: timeout_s", Range(0, 86400));
+  f.Field("memory_mb", c.memory_mb, "program, code: address space of a process; 0: any",
+          Range(0, 1 << 20));
+  f.Field("output_kb", c.output_kb, "program, http, code: largest output of a call",
+          Range(1, 1 << 20));
+}
+
 std::vector<std::string> RewardKinds() {
   std::vector<std::string> names;
-  for (const Kind& kind : kKinds) names.emplace_back(kind.name);
+  for (const Kind& kind : Kinds()) names.emplace_back(kind.name);
   return names;
 }
 
-std::unique_ptr<Reward> MakeReward(const std::vector<RewardConfig>& terms) {
+void RuleReward::Score(std::span<const RewardQuery> queries, std::span<RewardResult> results,
+                       const ScoredCallback& on_scored) {
+  ParallelFor(static_cast<idx>(queries.size()), [&](idx i) {
+    const auto at = static_cast<std::size_t>(i);
+    results[at] = Judge(queries[at]);
+  });
+  for (std::size_t i = 0; i < queries.size(); ++i) on_scored(i);
+}
+
+RewardSet::RewardSet(const std::vector<RewardConfig>& terms) {
   if (terms.empty()) Fail(ErrorCode::kUsage, "reward: there is none; write a [[reward]] section");
-  std::vector<WeightedSum::Term> made;
+  std::set<std::string> names;
   for (std::size_t i = 0; i < terms.size(); ++i) {
-    const RewardConfig& config = terms[i];
+    RewardConfig config = terms[i];
     const std::string where = fmt::format("reward.{}", i);
-    if (!std::isfinite(config.weight)) {
-      Fail(ErrorCode::kUsage, "{}.weight: must be finite, but is {}", where, config.weight);
+    for (const auto& [key, value] :
+         {std::pair{"weight", config.weight}, std::pair{"error_score", config.error_score}}) {
+      if (!std::isfinite(value)) {
+        Fail(ErrorCode::kUsage, "{}.{}: must be finite, but is {}", where, key, value);
+      }
     }
-    for (const Kind& kind : kKinds) {
-      if (config.kind == kind.name) made.push_back({kind.make(config, where), config.weight});
+    const Kind& kind = FindKind(config.kind, where);
+    CheckSettings(kind, config, where);
+    if (config.name.empty()) config.name = config.kind;
+    if (!names.insert(config.name).second) {
+      Fail(ErrorCode::kUsage,
+           "{}.name: there is another term \"{}\"; give each a name, for the metrics", where,
+           config.name);
     }
-    if (made.size() != i + 1) {
-      const std::string near = NearestName(config.kind, RewardKinds());
-      Fail(ErrorCode::kUsage, "{}.kind = \"{}\": unknown; {}known are: {}", where, config.kind,
-           near.empty() ? "" : fmt::format("did you mean \"{}\"? ", near),
-           fmt::join(RewardKinds(), ", "));
+    terms_.push_back({config, kind.make(config, where)});
+  }
+}
+
+void RewardSet::Score(std::span<const RewardQuery> queries, std::span<RewardScores> scores,
+                      const std::function<void(std::size_t, std::size_t)>& on_scored) {
+  OPO_CHECK(queries.size() == scores.size());
+  const auto tell = [&](std::size_t term, std::size_t query) {
+    if (on_scored) on_scored(term, query);
+  };
+  for (RewardScores& s : scores) s.terms.resize(terms_.size());
+  for (std::size_t t = 0; t < terms_.size(); ++t) {
+    const RewardConfig& config = terms_[t].config;
+    std::vector<std::size_t> asked;
+    std::vector<RewardQuery> unknown;
+    for (std::size_t i = 0; i < queries.size(); ++i) {
+      if (scores[i].terms[t].has_value()) continue;
+      asked.push_back(i);
+      unknown.push_back(queries[i]);
+    }
+    std::vector<RewardResult> results(unknown.size());
+    const auto explain = [&](std::size_t i, const RewardResult& result) {
+      return fmt::format("problem {}, {}; the answer was: {}",
+                         queries[i].problem.id.empty() ? "without an id" : queries[i].problem.id,
+                         result.note, queries[i].completion);
+    };
+    const auto take = [&](std::size_t k) {
+      RewardResult& result = results[k];
+      if (result.verdict == Verdict::kScored && !std::isfinite(result.value)) {
+        result = RewardError("nonfinite", fmt::format("its value is {}", result.value));
+      }
+      if (result.verdict == Verdict::kError && config.on_error == "fail") {
+        Fail(ErrorCode::kWork,
+             "the reward \"{}\" failed ({}): {}\nreward.{}.on_error = \"skip\" or \"score\" would "
+             "go on",
+             config.name, result.reason, explain(asked[k], result), t);
+      }
+      scores[asked[k]].terms[t] = result;
+      if (result.verdict != Verdict::kError) tell(t, asked[k]);
+    };
+    terms_[t].reward->Score(unknown, results, take);
+    idx errors = 0;
+    std::size_t last = 0;
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      OPO_CHECK(scores[i].terms[t].has_value());
+      if (scores[i].terms[t]->verdict != Verdict::kError) continue;
+      ++errors;
+      last = i;
+    }
+    const double part = static_cast<double>(errors) / static_cast<double>(scores.size());
+    if (errors > 0 && part > config.error_limit) {
+      Fail(ErrorCode::kWork,
+           "the reward \"{}\" failed on {} of {} answers, more than reward.{}.error_limit = {}; "
+           "the last ({}): {}",
+           config.name, errors, scores.size(), t, config.error_limit, scores[last].terms[t]->reason,
+           explain(last, *scores[last].terms[t]));
+    }
+    for (const std::size_t i : asked) {
+      if (scores[i].terms[t]->verdict == Verdict::kError) tell(t, i);
     }
   }
-  return std::make_unique<WeightedSum>(std::move(made));
+  for (RewardScores& s : scores) Sum(s);
+}
+
+void RewardSet::Sum(RewardScores& scores) const {
+  RewardResult& total = scores.total = {};
+  scores.values.assign(terms_.size(), std::nullopt);
+  bool any = false;
+  for (std::size_t t = 0; t < terms_.size(); ++t) {
+    const RewardConfig& config = terms_[t].config;
+    const RewardResult& term = *scores.terms[t];
+    total.note += (total.note.empty() ? "" : "; ") + term.note;
+    if (term.verdict == Verdict::kSkipped) continue;
+    any = true;
+    if (term.verdict == Verdict::kError && config.on_error == "skip") {
+      total.verdict = Verdict::kError;
+      total.reason = term.reason;
+      continue;
+    }
+    scores.values[t] = term.verdict == Verdict::kError ? config.error_score : term.value;
+    total.value += config.weight * *scores.values[t];
+  }
+  if (!any) total.verdict = Verdict::kSkipped;
+  if (total.verdict != Verdict::kScored) total.value = 0;
 }
 
 std::string_view Trim(std::string_view text) {
@@ -97,6 +243,16 @@ std::string_view Trim(std::string_view text) {
   const std::size_t begin = text.find_first_not_of(kSpace);
   if (begin == std::string_view::npos) return {};
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+std::optional<std::string_view> LastTag(std::string_view text, std::string_view tag) {
+  const std::string open = fmt::format("<{}>", tag);
+  const std::string close = fmt::format("</{}>", tag);
+  const std::size_t end = text.rfind(close);
+  if (end == std::string_view::npos) return std::nullopt;
+  const std::size_t begin = text.substr(0, end).rfind(open);
+  if (begin == std::string_view::npos) return std::nullopt;
+  return text.substr(begin + open.size(), end - begin - open.size());
 }
 
 std::string Excerpt(std::string_view text) {

@@ -1,48 +1,135 @@
 // Rewards: how a finished answer is scored. A reward is a value, a skip, or an error that is
-// counted and shown; never a silent zero.
+// counted, shown and acted on as the config says; never a silent zero.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-#include "text/problem.h"
+#include "base/fields.h"
+#include "base/types.h"
+#include "data/problem.h"
 
 namespace opo {
 
 enum class FinishReason { kEos, kStop, kLength };
 const char* FinishReasonName(FinishReason reason);  // "eos", "stop", "length"
 
-enum class Verdict { kScored, kSkipped, kError };
+// An answer to be scored; all of it outlives the call.
+struct RewardQuery {
+  const Problem& problem;
+  std::string_view prompt;      // as the model saw it, template applied
+  std::string_view completion;  // special tokens left out
+  std::span<const TokenId> tokens;
+  FinishReason finish;
+};
+
+enum class Verdict {
+  kScored,
+  kSkipped,  // the reward does not apply to this problem
+  kError,    // it could not be computed; `reason` and `note` say why
+};
+
+const char* VerdictName(Verdict verdict);  // "scored", "skipped", "error"
 
 struct RewardResult {
   Verdict verdict = Verdict::kScored;
   double value = 0;
-  std::string note;  // why, in words: what was extracted, or what went wrong
+  std::string note;    // why, in words: what was extracted, or what went wrong
+  std::string reason;  // of an error: a word that the metrics count by, as "timeout"
+  std::vector<std::pair<std::string, double>> logged;  // further numbers, for the metrics
 };
+
+// One term of the configured reward. `kind` is one of the table in reward.cpp, which lists what
+// other settings a kind takes; one that it does not take is refused.
+struct RewardConfig {
+  std::string kind = "number";
+  std::string name = "";  // in metrics and messages; "": the kind
+  double weight = 1.0;
+  std::string on_error = "fail";  // or "skip" the sample, or "score" it with error_score
+  double error_score = 0;
+  double error_limit = 0.1;  // a larger part of a step's answers in error ends the run all the same
+
+  std::string pattern = "";               // regex, format
+  idx max_tokens = 0;                     // length, overlong; 0: rollout.max_new_tokens
+  idx buffer_tokens = 0;                  // overlong
+  idx ngram = 3;                          // repetition
+  std::vector<std::string> command = {};  // program
+  std::string url = "";                   // http
+  idx workers = 1;                        // program, code: processes at a time; 0: one a thread
+  idx batch = 64;                         // http: answers a request
+  idx retries = 3;                        // http
+  double timeout_s = 30;                  // program, http, code: wall time of a call
+  double cpu_s = 0;                       // program, code: CPU time of a call; 0: timeout_s
+  idx memory_mb = 1024;                   // program, code
+  idx output_kb = 1024;                   // program, http, code: largest output of a call
+};
+void VisitFields(Fields& fields, RewardConfig& config);
+
+using ScoredCallback = std::function<void(std::size_t query)>;
 
 class Reward {
  public:
   virtual ~Reward() = default;
-  // Must not throw on any completion text, runs in bounded time, keeps no state: may be called from
+  // results[i] for queries[i]; on_scored(i), on this thread and in any order, as each is there.
+  // Never throws for what a completion holds, and ends in bounded time. Throws Error where nothing
+  // can be scored at all: a program that cannot be started.
+  virtual void Score(std::span<const RewardQuery> queries, std::span<RewardResult> results,
+                     const ScoredCallback& on_scored) = 0;
+};
+
+// A reward that is a pure function of one answer; answers are scored side by side.
+class RuleReward : public Reward {
+ public:
+  void Score(std::span<const RewardQuery> queries, std::span<RewardResult> results,
+             const ScoredCallback& on_scored) final;
+  // Must not throw on any completion text, runs in bounded time, keeps no state: is called from
   // several threads at once.
-  virtual RewardResult Score(const Problem& problem, std::string_view completion,
-                             FinishReason finish) const = 0;
+  virtual RewardResult Judge(const RewardQuery& query) const = 0;
 };
 
-// One term of the configured reward: `kind` of the table in reward.cpp (number, exact, regex,
-// format), `pattern` for regex and format, `weight` in the sum.
-struct RewardConfig {
-  std::string kind = "number";
-  std::string pattern = "";
-  double weight = 1.0;
+// What all terms said of one answer.
+struct RewardScores {
+  // As [[reward]]. One that is there before the call is not asked for again.
+  std::vector<std::optional<RewardResult>> terms;
+  // What each adds to the sum, without its weight: nothing where it does not apply.
+  std::vector<std::optional<double>> values;
+  // The weighted sum of the terms that apply; kSkipped where none does; kError where a term failed
+  // whose on_error is "skip".
+  RewardResult total;
 };
 
-// The weighted sum of the terms (a skip or an error of one is that of the sum). Throws
-// Error(kUsage) naming the key and the known kinds, or the pattern's fault.
-std::unique_ptr<Reward> MakeReward(const std::vector<RewardConfig>& terms);
+// The configured terms together.
+class RewardSet {
+ public:
+  // Throws Error(kUsage) naming the key, the known kinds, or what is wrong with a setting.
+  explicit RewardSet(const std::vector<RewardConfig>& terms);
+
+  // Fills scores[i] for queries[i], term after term. on_scored(term, i) is called for each value or
+  // skip as it comes, and for errors when they are known to be within the limit. Throws
+  // Error(kWork), with the answer that did it, for an error whose on_error is "fail" and for more
+  // errors than error_limit.
+  void Score(std::span<const RewardQuery> queries, std::span<RewardScores> scores,
+             const std::function<void(std::size_t term, std::size_t query)>& on_scored = {});
+
+  std::size_t size() const { return terms_.size(); }
+  const std::string& name(std::size_t term) const { return terms_[term].config.name; }
+  double weight(std::size_t term) const { return terms_[term].config.weight; }
+
+ private:
+  struct Term {
+    RewardConfig config;
+    std::unique_ptr<Reward> reward;
+  };
+  void Sum(RewardScores& scores) const;
+  std::vector<Term> terms_;
+};
+
 std::vector<std::string> RewardKinds();
 
 }  // namespace opo

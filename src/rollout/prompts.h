@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "text/chat_template.h"
-#include "text/problem.h"
+#include "data/problem.h"
 #include "text/tokenizer.h"
 
 namespace opo {

@@ -26,8 +26,11 @@ struct Rollout {
   FinishReason finish = FinishReason::kLength;
   std::string text;  // special tokens left out; cut before a stop string
 
-  RewardResult reward;
+  RewardScores scores;
+  // What the algorithm sees: scores.total.value, or the sum of the normalised terms.
+  double reward = 0;
   double advantage = 0;
+  bool scored() const { return scores.total.verdict == Verdict::kScored; }
   idx length() const { return static_cast<idx>(tokens.size()); }
 };
 

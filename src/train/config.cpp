@@ -108,12 +108,6 @@ void VisitFields(Fields& f, RolloutSettings& c) {
           Range(0, kMaxCount));
 }
 
-void VisitFields(Fields& f, RewardConfig& c) {
-  f.Field("kind", c.kind, "how answers are scored", OneOf(RewardKinds()));
-  f.Field("pattern", c.pattern, "regular expression (PCRE2) of the kinds regex and format");
-  f.Field("weight", c.weight, "factor in the sum");
-}
-
 void VisitFields(Fields& f, AlgorithmConfig& c) {
   std::vector<std::string> modes = Names(AggregationModes());
   modes.insert(modes.begin(), "");
@@ -128,6 +122,9 @@ void VisitFields(Fields& f, AlgorithmConfig& c) {
           AtLeast(0));
   f.Field("clip_dual", c.clip_dual, "bound of the loss where A < 0, times -A; 0 to 1: off",
           AtLeast(0));
+  f.Field("multi_objective_aggregation", c.multi_objective_aggregation,
+          "several rewards: their weighted sum, or the sum of each one's deviations in its group",
+          OneOf({"sum_then_normalize", "normalize_then_sum"}));
   f.Field("exact", c.exact,
           "exactly on policy: one step a batch, no truncated sampling, every log-prob checked");
 }
@@ -346,7 +343,16 @@ void ValidateTrainConfig(const TrainConfig& c) {
          "for which the length-weighted baseline of \"{}\" is the wrong one; take token-mean",
          c.algorithm.name);
   }
-  MakeReward(c.reward);
+  RewardSet(RewardTerms(c));
+}
+
+std::vector<RewardConfig> RewardTerms(const TrainConfig& config) {
+  std::vector<RewardConfig> terms = config.reward;
+  for (RewardConfig& term : terms) {
+    const bool by_length = term.kind == "length" || term.kind == "overlong";
+    if (by_length && term.max_tokens == 0) term.max_tokens = config.rollout.max_new_tokens;
+  }
+  return terms;
 }
 
 std::string LossAggregation(const TrainConfig& config) {

@@ -74,6 +74,7 @@ struct AlgorithmConfig {  // [algorithm]
   double clip_low = 0.2;
   double clip_high = 0.2;
   double clip_dual = 3.0;
+  std::string multi_objective_aggregation = "sum_then_normalize";
   bool exact = true;
 };
 
@@ -152,9 +153,10 @@ std::string PrintTrainConfig(const TrainConfig& config);
 void ValidateTrainConfig(const TrainConfig& config);
 
 // The value that a 0 or "" stands for.
-std::string LossAggregation(const TrainConfig& config);  // algorithm.loss_agg
-double LossNorm(const TrainConfig& config);              // algorithm.norm
-idx MiniBatchPrompts(const TrainConfig& config);         // train.mini_batch
-idx EvalMaxNewTokens(const TrainConfig& config);         // eval.max_new_tokens
+std::vector<RewardConfig> RewardTerms(const TrainConfig& config);  // reward, with max_tokens
+std::string LossAggregation(const TrainConfig& config);            // algorithm.loss_agg
+double LossNorm(const TrainConfig& config);                        // algorithm.norm
+idx MiniBatchPrompts(const TrainConfig& config);                   // train.mini_batch
+idx EvalMaxNewTokens(const TrainConfig& config);                   // eval.max_new_tokens
 
 }  // namespace opo

@@ -9,7 +9,7 @@ namespace opo {
 template <class T>
 EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
                     const PromptRenderer& prompts, std::span<const Problem> problems,
-                    const Reward& reward, const EvalSettings& settings) {
+                    RewardSet& reward, const EvalSettings& settings) {
   std::vector<RolloutGroup> groups(problems.size());
   for (std::size_t i = 0; i < problems.size(); ++i) {
     groups[i].problem = static_cast<idx>(i);
@@ -20,20 +20,15 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
   SamplingConfig sampling = settings.sampling;
   sampling.step = std::numeric_limits<std::uint64_t>::max();
   Generate(model, tokenizer, groups, sampling, settings.on_token);
+  ScoreGroups(groups, problems, prompts, reward, settings.place);
   EvalResult result;
   double sum = 0;
   idx scored = 0;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     for (std::size_t sample = 0; sample < groups[i].rollouts.size(); ++sample) {
       const Rollout& rollout = groups[i].rollouts[sample];
-      const RewardResult r = reward.Score(problems[i], rollout.text, rollout.finish);
-      if (r.verdict == Verdict::kError) {
-        Fail(ErrorCode::kWork,
-             "evaluation: the reward failed on problem {}: {}; the answer was: {}", i, r.note,
-             rollout.text);
-      }
-      if (r.verdict == Verdict::kScored) {
-        sum += r.value;
+      if (rollout.scored()) {
+        sum += rollout.reward;
         ++scored;
       }
       const auto& last = problems[i].messages.back();
@@ -41,7 +36,8 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
       result.answers.push_back(
           {static_cast<idx>(i), static_cast<idx>(sample),
            content != last.end() && content->is_string() ? content->get<std::string>() : "",
-           problems[i].answer, rollout.text, rollout.length(), rollout.finish, r.value});
+           problems[i].answer, rollout.text, rollout.length(), rollout.finish,
+           rollout.scores.total});
     }
   }
   result.pass_rate = scored > 0 ? sum / static_cast<double>(scored) : 0;
@@ -49,8 +45,8 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
 }
 
 template EvalResult Evaluate<float>(Transformer<float>&, const Tokenizer&, const PromptRenderer&,
-                                    std::span<const Problem>, const Reward&, const EvalSettings&);
+                                    std::span<const Problem>, RewardSet&, const EvalSettings&);
 template EvalResult Evaluate<bf16>(Transformer<bf16>&, const Tokenizer&, const PromptRenderer&,
-                                   std::span<const Problem>, const Reward&, const EvalSettings&);
+                                   std::span<const Problem>, RewardSet&, const EvalSettings&);
 
 }  // namespace opo

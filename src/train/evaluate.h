@@ -5,6 +5,7 @@
 
 #include "rollout/prompts.h"
 #include "rollout/rollout.h"
+#include "train/scoring.h"
 #include "train/trainer.h"
 
 namespace opo {
@@ -14,11 +15,12 @@ struct EvalSettings {
   SamplingConfig
       sampling;            // its seed is used with a step of its own: no draw of training is reused
   TokenCallback on_token;  // groups are problems
+  JournalPlace place;
 };
 
 template <class T>
 EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
                     const PromptRenderer& prompts, std::span<const Problem> problems,
-                    const Reward& reward, const EvalSettings& settings);
+                    RewardSet& reward, const EvalSettings& settings);
 
 }  // namespace opo

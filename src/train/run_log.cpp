@@ -19,45 +19,52 @@ double WallTime() {
 }
 }  // namespace
 
-RunLog::File RunLog::OpenAfter(const std::string& path, idx last_step) {
+LineFile::LineFile(const std::string& path, const std::function<bool(const ordered_json&)>& keep)
+    : path_(path) {
   std::string kept;
-  if (last_step > 0 && std::filesystem::exists(path)) {
+  if (Exists(path)) {
     std::istringstream lines(ReadFile(path));
     for (std::string line; std::getline(lines, line);) {
-      // A line that a kill cut short does not parse: it belongs to a step that is taken again.
       const ordered_json value = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (value.is_discarded() || value.value("training/global_step", idx{0}) > last_step) break;
+      if (lines.eof() || !value.is_object() || !keep(value)) break;
       kept += line + "\n";
     }
   }
   WriteFileAtomically(path, kept);
-  File file(std::fopen(path.c_str(), "ab"));
-  if (file == nullptr) {
+  file_.reset(std::fopen(path.c_str(), "ab"));
+  if (file_ == nullptr) {
     Fail(ErrorCode::kWork, "{}: cannot be opened: {}", path, std::strerror(errno));
   }
-  return file;
 }
 
+void LineFile::Append(const ordered_json& line) {
+  const std::string text = line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() ||
+      std::fflush(file_.get()) != 0) {
+    Fail(ErrorCode::kWork, "{}: cannot be written: {}", path_, std::strerror(errno));
+  }
+}
+
+namespace {
+// The lines of steps up to the last one: later ones are taken again.
+auto UpTo(idx last_step) {
+  return [last_step](const ordered_json& line) {
+    return line.value("training/global_step", idx{0}) <= last_step && last_step > 0;
+  };
+}
+}  // namespace
+
 RunLog::RunLog(const std::string& run_dir, idx last_step, bool tensorboard)
-    : run_dir_(run_dir),
-      metrics_(OpenAfter(run_dir + "/metrics.jsonl", last_step)),
-      samples_(OpenAfter(run_dir + "/samples.jsonl", last_step)) {
+    : metrics_(run_dir + "/metrics.jsonl", UpTo(last_step)),
+      samples_(run_dir + "/samples.jsonl", UpTo(last_step)) {
   if (!tensorboard) return;
   std::error_code error;  // EventWriter names the folder where this fails
   std::filesystem::create_directories(run_dir + "/tensorboard", error);
   events_ = std::make_unique<EventWriter>(run_dir + "/tensorboard", WallTime());
 }
 
-void RunLog::Append(File& file, const std::string& name, const ordered_json& line) {
-  const std::string text = line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
-  if (std::fwrite(text.data(), 1, text.size(), file.get()) != text.size() ||
-      std::fflush(file.get()) != 0) {
-    Fail(ErrorCode::kWork, "{}/{}: cannot be written: {}", run_dir_, name, std::strerror(errno));
-  }
-}
-
 void RunLog::Write(const ordered_json& metrics) {
-  Append(metrics_, "metrics.jsonl", metrics);
+  metrics_.Append(metrics);
   if (events_ == nullptr) return;
   ScalarList scalars;
   for (const auto& [name, value] : metrics.items()) {
@@ -66,6 +73,6 @@ void RunLog::Write(const ordered_json& metrics) {
   events_->Write(metrics.at("training/global_step").get<idx>(), WallTime(), scalars);
 }
 
-void RunLog::WriteSample(const ordered_json& sample) { Append(samples_, "samples.jsonl", sample); }
+void RunLog::WriteSample(const ordered_json& sample) { samples_.Append(sample); }
 
 }  // namespace opo

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -10,6 +11,24 @@
 #include "train/tensorboard.h"
 
 namespace opo {
+
+// A file of JSON lines that a run appends to.
+class LineFile {
+ public:
+  // Keeps the lines at the beginning that are whole and that `keep` accepts, in order, up to the
+  // first that it does not: a kill may have cut the last one short.
+  LineFile(const std::string& path,
+           const std::function<bool(const nlohmann::ordered_json& line)>& keep);
+  // Flushed to the file. Throws Error(kWork) where that fails.
+  void Append(const nlohmann::ordered_json& line);
+
+ private:
+  struct Closer {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::string path_;
+  std::unique_ptr<std::FILE, Closer> file_;
+};
 
 class RunLog {
  public:
@@ -21,15 +40,7 @@ class RunLog {
   void WriteSample(const nlohmann::ordered_json& sample);
 
  private:
-  struct Closer {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  using File = std::unique_ptr<std::FILE, Closer>;
-  static File OpenAfter(const std::string& path, idx last_step);
-  void Append(File& file, const std::string& name, const nlohmann::ordered_json& line);
-
-  std::string run_dir_;
-  File metrics_, samples_;
+  LineFile metrics_, samples_;
   std::unique_ptr<EventWriter> events_;
 };
 

@@ -19,6 +19,7 @@
 #include "train/plan.h"
 #include "train/policy.h"
 #include "train/run_log.h"
+#include "train/scoring.h"
 #include "train/shard_tree.h"
 #include "train/signal_guard.h"
 #include "train/step_metrics.h"
@@ -40,7 +41,7 @@ class Trainer {
         weights_(PolicyWeights(config, tokenizer_)),
         optimizer_(weights_.layout, config.train),
         prompts_(tokenizer_, config.data.system),
-        reward_(MakeReward(config.reward)),
+        rewards_(RewardTerms(config)),
         algorithm_(FindAlgorithm(config.algorithm.name)) {
     if (tokenizer_.vocab_size() > weights_.config.vocab_size) {
       Fail(ErrorCode::kInput, "{}: the tokenizer has {} entries, the model's vocabulary {}",
@@ -76,8 +77,9 @@ class Trainer {
     grad_ = Buffer<float>(weights_.layout.size);
     gemm_rate_ = MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
     log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
+    journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume);
 
-    if (options_.final_eval && !eval_problems_.empty()) result.before = Eval();
+    if (options_.final_eval && !eval_problems_.empty()) result.before = Eval(step);
     {
       Progress progress(config_.train.steps, "step", step);
       for (bool stop = signals.caught() != 0; !stop && step < config_.train.steps;) {
@@ -98,7 +100,7 @@ class Trainer {
     }
     result.signal = signals.caught();
     const bool evaluate = options_.final_eval && !eval_problems_.empty() && result.signal == 0;
-    if (evaluate) result.after = Eval();
+    if (evaluate) result.after = Eval(step);
     result.steps = step;
     result.weights_digest = weights_.DigestHex();
     return result;
@@ -230,8 +232,9 @@ class Trainer {
     save_seconds_ = Seconds() - start;
   }
 
-  EvalResult Eval() {
+  EvalResult Eval(idx step) {
     EvalSettings settings;
+    settings.place = {journal_.get(), step, "eval", 0};
     settings.samples = config_.eval.samples;
     settings.sampling = Sampling(0);
     settings.sampling.temperature = config_.eval.temperature;
@@ -242,7 +245,7 @@ class Trainer {
     settings.sampling.presence_penalty = 0;
     settings.sampling.frequency_penalty = 0;
     settings.sampling.max_new_tokens = EvalMaxNewTokens(config_);
-    return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, *reward_, settings);
+    return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, rewards_, settings);
   }
 
   std::vector<RolloutGroup> DrawPrompts(idx step) const {
@@ -268,52 +271,12 @@ class Trainer {
   }
 
   // Rewards of all rollouts; those that could not be scored take no part in baselines or losses.
-  void ScoreAll(std::vector<RolloutGroup>& groups, ordered_json& metrics) {
-    Spread scores;
-    Spread std_of_groups;
-    idx skipped = 0;
-    idx errors = 0;
-    idx zero_std = 0;
-    for (RolloutGroup& group : groups) {
-      const Problem& problem = train_problems_[static_cast<std::size_t>(group.problem)];
-      Spread here;
-      double square = 0;
-      for (Rollout& rollout : group.rollouts) {
-        rollout.reward = reward_->Score(problem, rollout.text, rollout.finish);
-        if (rollout.reward.verdict == Verdict::kSkipped) ++skipped;
-        if (rollout.reward.verdict == Verdict::kError) {
-          if (errors++ == 0) {
-            fmt::print(stderr, "warning: the reward failed: {}; the answer was: {}\n",
-                       rollout.reward.note, rollout.text);
-          }
-        }
-        if (rollout.reward.verdict != Verdict::kScored) continue;
-        scores.Add(rollout.reward.value);
-        here.Add(rollout.reward.value);
-      }
-      for (const Rollout& rollout : group.rollouts) {
-        if (rollout.reward.verdict != Verdict::kScored) continue;
-        square += std::pow(rollout.reward.value - here.mean(), 2);
-      }
-      if (here.count > 1)
-        std_of_groups.Add(std::sqrt(square / static_cast<double>(here.count - 1)));
-      if (here.count > 0 && here.max == here.min) ++zero_std;
+  void ScoreAll(idx step, std::vector<RolloutGroup>& groups, ordered_json& metrics) {
+    ScoreGroups(groups, train_problems_, prompts_, rewards_, {journal_.get(), step, "train", 0});
+    if (config_.algorithm.multi_objective_aggregation == "normalize_then_sum") {
+      NormalizeTerms(groups, rewards_);
     }
-    if (scores.count == 0) {
-      Fail(ErrorCode::kWork,
-           "no answer of this step could be scored ({} skipped, {} errors); see the reward's "
-           "settings "
-           "and the data's answers",
-           skipped, errors);
-    }
-    scores.Put(metrics, "critic/score");
-    scores.Put(metrics, "critic/rewards");
-    metrics["reward"] = scores.mean();
-    metrics["reward_std"] = std_of_groups.mean();
-    metrics["frac_reward_zero_std"] =
-        static_cast<double>(zero_std) / static_cast<double>(groups.size());
-    metrics["reward/skipped"] = skipped;
-    metrics["reward/errors"] = errors;
+    PutRewardMetrics(groups, rewards_, metrics);
   }
 
   void SetAdvantages(std::vector<RolloutGroup>& groups, ordered_json& metrics) const {
@@ -324,8 +287,8 @@ class Trainer {
       bool any = false;
       for (Rollout& rollout : group.rollouts) {
         rollout.advantage = 0;
-        if (rollout.reward.verdict != Verdict::kScored) continue;
-        batch.rewards.push_back(rollout.reward.value);
+        if (!rollout.scored()) continue;
+        batch.rewards.push_back(rollout.reward);
         batch.lengths.push_back(rollout.length());
         batch.groups.push_back(group_number);
         scored.push_back(&rollout);
@@ -352,7 +315,7 @@ class Trainer {
     std::vector<idx> lengths;
     for (std::size_t g = first; g < last; ++g) {
       for (const Rollout& r : groups[g].rollouts) {
-        lengths.push_back(r.reward.verdict == Verdict::kScored ? r.length() : 0);
+        lengths.push_back(r.scored() ? r.length() : 0);
       }
     }
     const std::vector<double> weights =
@@ -426,7 +389,7 @@ class Trainer {
     const double gen_end = Seconds();
     Recheck(step, groups, metrics);
     const double recheck_end = Seconds();
-    ScoreAll(groups, metrics);
+    ScoreAll(step, groups, metrics);
     const double reward_end = Seconds();
     SetAdvantages(groups, metrics);
     const double adv_end = Seconds();
@@ -476,7 +439,7 @@ class Trainer {
 
     if (config_.eval.every > 0 && step % config_.eval.every == 0 && !eval_problems_.empty()) {
       const double start = Seconds();
-      const EvalResult eval = Eval();
+      const EvalResult eval = Eval(step);
       metrics[fmt::format("val-core/{}/reward/mean@{}", eval_problems_.front().data_source,
                           config_.eval.samples)] = eval.pass_rate;
       metrics["timing_s/testing"] = Seconds() - start;
@@ -539,8 +502,9 @@ class Trainer {
       line["input"] = prompts_.RenderText(problem.messages);
       line["output"] = rollout.text;
       line["gts"] = problem.answer;
-      line["score"] = rollout.reward.value;
-      line["note"] = rollout.reward.note;
+      line["score"] = rollout.scores.total.value;
+      line["verdict"] = VerdictName(rollout.scores.total.verdict);
+      line["note"] = rollout.scores.total.note;
       line["advantage"] = rollout.advantage;
       line["finish_reason"] = FinishReasonName(rollout.finish);
       line["length"] = rollout.length();
@@ -555,7 +519,7 @@ class Trainer {
   Weights weights_;
   AdamW optimizer_;
   PromptRenderer prompts_;
-  std::unique_ptr<Reward> reward_;
+  RewardSet rewards_;
   const Algorithm& algorithm_;
   std::vector<Problem> train_problems_, eval_problems_;
   std::unique_ptr<PackedWeights<T>> packed_, reference_;
@@ -563,6 +527,7 @@ class Trainer {
   std::unique_ptr<Learner<T>> learner_;
   Tape<T> tape_;
   std::unique_ptr<RunLog> log_;
+  std::unique_ptr<RewardJournal> journal_;
   Buffer<float> grad_;
   std::string initial_digest_;
   double gemm_rate_ = 0;

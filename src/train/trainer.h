@@ -22,7 +22,7 @@ struct Answer {
   std::string text;
   idx length = 0;  // tokens
   FinishReason finish = FinishReason::kLength;
-  double reward = 0;
+  RewardResult reward;
 };
 
 struct EvalResult {

@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "text/problem.h"
+#include "data/problem.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);

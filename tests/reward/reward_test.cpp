@@ -16,14 +16,28 @@ Problem WithAnswer(const std::string& answer) {
   return problem;
 }
 
+// All terms of one answer. Errors are shown here, not thrown.
+RewardScores ScoresOf(std::vector<RewardConfig> terms, const std::string& gold,
+                      std::string_view completion, std::span<const TokenId> tokens = {}) {
+  for (RewardConfig& term : terms) {
+    if (term.on_error == "fail") term.on_error = "skip";
+    term.error_limit = 1;
+  }
+  const Problem problem = WithAnswer(gold);
+  const RewardQuery query{problem, "", completion, tokens, FinishReason::kEos};
+  RewardScores scores;
+  RewardSet(terms).Score(std::span(&query, 1), std::span(&scores, 1));
+  return scores;
+}
+
 RewardResult ScoreOf(const RewardConfig& config, const std::string& gold,
                      std::string_view completion) {
-  return MakeReward({config})->Score(WithAnswer(gold), completion, FinishReason::kEos);
+  return *ScoresOf({config}, gold, completion).terms[0];
 }
 
 std::string MessageOf(const std::vector<RewardConfig>& terms) {
   try {
-    MakeReward(terms);
+    RewardSet{terms};
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUsage);
     return error.what();
@@ -189,45 +203,226 @@ TEST(Format, TheWholeCompletionMustMatch) {
 }
 
 TEST(Sum, WeighsItsTerms) {
-  const auto reward = MakeReward(
-      {{.kind = "number", .weight = 1.0}, {.kind = "format", .pattern = "\\d+", .weight = 0.25}});
-  const Problem problem = WithAnswer("56");
+  const std::vector<RewardConfig> terms = {{.kind = "number", .weight = 1.0},
+                                           {.kind = "format", .weight = 0.25, .pattern = "\\d+"}};
   const auto value = [&](const char* completion) {
-    return reward->Score(problem, completion, FinishReason::kEos).value;
+    return ScoresOf(terms, "56", completion).total.value;
   };
   EXPECT_EQ(value("56"), 1.25);
   EXPECT_EQ(value("is 56"), 1.0);
   EXPECT_EQ(value("57"), 0.25);
   EXPECT_EQ(value("is 57"), 0.0);
-  EXPECT_EQ(reward->Score(problem, "is 57", FinishReason::kEos).note,
-            "found '57'; not of the format");
+  EXPECT_EQ(ScoresOf(terms, "56", "is 57").total.note, "found '57'; not of the format");
 }
 
-TEST(Sum, ASkipOrAnErrorOfATermIsThatOfTheSum) {
+// As TRL: a term that says nothing leaves the sum; an answer of which none says anything is out.
+TEST(Sum, ATermThatDoesNotApplyLeavesTheSum) {
   const RewardConfig format = {.kind = "format", .pattern = ".*"};
-  const RewardConfig runaway = {.kind = "regex", .pattern = "(a|aa)+$"};
-  const std::string text = std::string(4000, 'a') + "c";
-  const auto skip =
-      MakeReward({format, {.kind = "number"}})->Score(WithAnswer(""), "56", FinishReason::kLength);
-  EXPECT_EQ(skip.verdict, Verdict::kSkipped);
-  EXPECT_EQ(skip.value, 0.0);
-  const auto error =
-      MakeReward({format, runaway})->Score(WithAnswer("a"), text, FinishReason::kLength);
-  EXPECT_EQ(error.verdict, Verdict::kError);
-  EXPECT_EQ(error.value, 0.0);
+  const RewardScores some = ScoresOf({format, {.kind = "number"}}, "", "56");
+  EXPECT_EQ(some.total.verdict, Verdict::kScored);
+  EXPECT_EQ(some.total.value, 1.0);
+  EXPECT_FALSE(some.values[1].has_value());
+  const RewardScores none = ScoresOf({{.kind = "number"}, {.kind = "exact"}}, "", "56");
+  EXPECT_EQ(none.total.verdict, Verdict::kSkipped);
+  EXPECT_EQ(none.total.value, 0.0);
 }
 
-TEST(MakeReward, RefusesWhatMakesNoSense) {
+// (a|aa)+$ on this text is beyond the pattern's limits.
+const RewardConfig kRunaway = {.kind = "regex", .pattern = "(a|aa)+$"};
+const std::string kRunawayText = std::string(4000, 'a') + "c";
+
+TEST(OnError, SkipTakesTheAnswerOutAndScoreGivesTheConfiguredValue) {
+  RewardConfig runaway = kRunaway;
+  const RewardConfig format = {.kind = "format", .weight = 0.5, .pattern = ".*"};
+  runaway.on_error = "skip";
+  const RewardScores skipped = ScoresOf({format, runaway}, "a", kRunawayText);
+  EXPECT_EQ(skipped.total.verdict, Verdict::kError);
+  EXPECT_EQ(skipped.total.reason, "pattern");
+  EXPECT_EQ(skipped.total.value, 0.0);
+  runaway.on_error = "score";
+  runaway.error_score = -1;
+  const RewardScores scored = ScoresOf({format, runaway}, "a", kRunawayText);
+  EXPECT_EQ(scored.total.verdict, Verdict::kScored);
+  EXPECT_EQ(scored.total.value, -0.5);
+}
+
+std::string FailureOf(RewardSet& set, const std::vector<std::string>& completions) {
+  const Problem problem = WithAnswer("a");
+  std::vector<RewardQuery> queries;
+  for (const std::string& text : completions) {
+    queries.push_back({problem, "", text, {}, FinishReason::kEos});
+  }
+  std::vector<RewardScores> scores(queries.size());
+  try {
+    set.Score(queries, scores);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kWork);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(OnError, FailEndsTheRunAndNamesTheAnswer) {
+  RewardSet set({kRunaway});
+  EXPECT_EQ(FailureOf(set, {"a", "a"}), "");
+  const std::string message = FailureOf(set, {"a", kRunawayText});
+  EXPECT_NE(message.find("\"regex\" failed (pattern)"), std::string::npos) << message;
+  EXPECT_NE(message.find("aaac"), std::string::npos) << message;
+  EXPECT_NE(message.find("reward.0.on_error"), std::string::npos) << message;
+}
+
+TEST(OnError, MoreErrorsThanTheLimitEndTheRunAllTheSame) {
+  RewardConfig runaway = kRunaway;
+  runaway.on_error = "skip";
+  runaway.error_limit = 0.5;
+  RewardSet set({runaway});
+  EXPECT_EQ(FailureOf(set, {"a", kRunawayText}), "");
+  const std::string message = FailureOf(set, {"a", kRunawayText, kRunawayText});
+  EXPECT_NE(message.find("2 of 3 answers"), std::string::npos) << message;
+  EXPECT_NE(message.find("error_limit = 0.5"), std::string::npos) << message;
+}
+
+// What the journal brings back is not asked for again, and what is new is told as it comes.
+TEST(Sum, KnownTermsAreNotAskedAgain) {
+  const Problem problem = WithAnswer("56");
+  const std::vector<RewardQuery> queries(2, {problem, "", "56", {}, FinishReason::kEos});
+  std::vector<RewardScores> scores(2);
+  scores[0].terms = {RewardResult{Verdict::kScored, 0.125, "from the journal", {}, {}}};
+  std::vector<std::size_t> told;
+  RewardSet({{.kind = "number"}}).Score(queries, scores, [&](std::size_t term, std::size_t query) {
+    EXPECT_EQ(term, 0U);
+    told.push_back(query);
+  });
+  EXPECT_EQ(scores[0].total.value, 0.125);
+  EXPECT_EQ(scores[1].total.value, 1.0);
+  EXPECT_EQ(told, (std::vector<std::size_t>{1}));
+}
+
+TEST(RewardSet, RefusesWhatMakesNoSense) {
   EXPECT_EQ(MessageOf({}), "reward: there is none; write a [[reward]] section");
-  EXPECT_EQ(MessageOf({{.kind = "number"}, {.kind = "nubmer"}}),
-            "reward.1.kind = \"nubmer\": unknown; did you mean \"number\"? known are: number, "
-            "exact, regex, format");
+  EXPECT_NE(MessageOf({{.kind = "number"}, {.kind = "nubmer"}})
+                .find("reward.1.kind = \"nubmer\": unknown; did you mean \"number\"? known are: "
+                      "number, exact, "),
+            std::string::npos);
   EXPECT_EQ(MessageOf({{.kind = "regex"}}), "reward.0.pattern: is missing; give one");
   EXPECT_EQ(MessageOf({{.kind = "exact", .pattern = "x"}}),
             "reward.0.pattern: the kind \"exact\" takes none; remove it");
+  EXPECT_EQ(MessageOf({{.kind = "number", .timeout_s = 3}}),
+            "reward.0.timeout_s: the kind \"number\" takes none; remove it");
+  EXPECT_EQ(MessageOf({{.kind = "number"}, {.kind = "number"}}),
+            "reward.1.name: there is another term \"number\"; give each a name, for the metrics");
   EXPECT_EQ(MessageOf({{.kind = "format", .pattern = "(a"}}),
             "reward.0.pattern: missing closing parenthesis at offset 2 of '(a'");
-  EXPECT_EQ(RewardKinds(), (std::vector<std::string>{"number", "exact", "regex", "format"}));
+  EXPECT_EQ(MessageOf({{.kind = "overlong", .max_tokens = 10, .buffer_tokens = 11}}),
+            "reward.0.buffer_tokens = 11: must be from 1 to max_tokens = 10");
+}
+
+TEST(Format, WithoutAPatternThoughtsAndAnswerStandInTheirTags) {
+  const RewardConfig config = {.kind = "format"};
+  const auto value = [&](const char* text) { return ScoreOf(config, "", text).value; };
+  EXPECT_EQ(value("<think>2+2</think><answer>4</answer>"), 1.0);
+  EXPECT_EQ(value("\n<think>a < b\n</think>\n\n<answer>\n4 </answer>\n"), 1.0);
+  EXPECT_EQ(value("<think></think><answer></answer>"), 1.0);
+  EXPECT_EQ(value("<think>x</think> 4"), 0.0);
+  EXPECT_EQ(value("<answer>4</answer>"), 0.0);
+  EXPECT_EQ(value("<think>x<think>y</think><answer>4</answer>"), 0.0);
+  EXPECT_EQ(value("<think>x</think><answer>4</answer><answer>5</answer>"), 0.0);
+  EXPECT_EQ(value("so <think>x</think><answer>4</answer>"), 0.0);
+  const std::string text = "<think>" + std::string(200'000, 'x') + "</think><answer>4</answer>";
+  EXPECT_EQ(ScoreOf(config, "", text).value, 1.0);
+}
+
+TEST(Choice, TheAnnouncedLetterElseTheOnlyOne) {
+  const struct {
+    const char* gold;
+    const char* completion;
+    double value;
+  } cases[] = {
+      {"B", "B", 1},
+      {"B", "(b)", 1},
+      {"(B)", "The answer is B.", 1},
+      {"B", "The answer is (B), not A", 1},
+      {"B", "First I thought the answer is A. No, the answer is **B**.", 1},
+      {"B", "so \\boxed{\\text{B}}", 1},
+      {"B", "<answer> B </answer>", 1},
+      {"B", "Answer: B) the second", 1},
+      {"B", "The correct answer: option B", 1},
+      {"A", "A bird in the hand.\nA", 1},
+      {"B", "I think it is B", 1},
+      {"B", "The answer is A", 0},
+      {"B", "A or B", 0},
+      {"B", "Bananas", 0},
+      {"B", "", 0},
+      {"A", "A bird in the hand", 0},
+      {"I", "The answer is I", 1},
+  };
+  for (const auto& c : cases) {
+    EXPECT_EQ(ScoreOf({.kind = "choice"}, c.gold, c.completion).value, c.value) << c.completion;
+  }
+  EXPECT_EQ(ScoreOf({.kind = "choice"}, "forty", "A").verdict, Verdict::kError);
+  EXPECT_EQ(ScoreOf({.kind = "choice"}, "", "A").verdict, Verdict::kSkipped);
+  std::string announced;
+  for (int i = 0; i < 100'000; ++i) announced += "answer is ";
+  EXPECT_EQ(ScoreOf({.kind = "choice"}, "A", announced).value, 0.0);
+}
+
+TEST(Countdown, EveryNumberOnceAndTheTarget) {
+  const char* gold = R"({"target": 24, "numbers": [3, 3, 8, 8]})";
+  const struct {
+    const char* completion;
+    double value;
+  } cases[] = {
+      {"8 / (3 - 8 / 3)", 1},  // fractions on the way
+      {"<think>hm</think><answer>8/(3-8/3) = 24</answer>", 1},
+      {"So it is \\boxed{8 \\div (3 - 8 \\div 3)}.", 1},
+      {"Let me see.\nAnswer: 8 / (3 - 8 / 3).", 1},
+      {"3 * 8", 0},          // not all
+      {"3 * 8 * 8 / 8", 0},  // not these
+      {"8 + 8 + 3 + 3", 0},
+      {"8 / (3 - 8 / 3", 0},
+      {"24", 0},
+      {"8 / (8 - 8) * 3 * 3", 0},
+      {"", 0},
+  };
+  for (const auto& c : cases) {
+    EXPECT_EQ(ScoreOf({.kind = "countdown"}, gold, c.completion).value, c.value) << c.completion;
+  }
+  EXPECT_EQ(ScoreOf({.kind = "countdown"}, R"({"target":5,"numbers":[5]})", "--5").value, 1.0);
+  EXPECT_EQ(ScoreOf({.kind = "countdown"}, "24", "24").reason, "gold");
+  // Hostile: deep, long, large.
+  for (const std::string& text :
+       {std::string(400, '('), std::string(100'000, '('), std::string(400, '-') + "3",
+        std::string("999999999999*999999999999*999999999999"), std::string("99999999999999999")}) {
+    EXPECT_EQ(ScoreOf({.kind = "countdown"}, gold, text).value, 0.0);
+  }
+}
+
+double ByTokens(const RewardConfig& config, const std::vector<TokenId>& tokens) {
+  return *ScoresOf({config}, "", "", tokens).values[0];
+}
+
+// The values of TRL's docstrings (trl/rewards/other_rewards.py).
+TEST(Overlong, IsTrlsSoftPunishment) {
+  const RewardConfig config = {.kind = "overlong", .max_tokens = 100, .buffer_tokens = 20};
+  const auto value = [&](std::size_t n) { return ByTokens(config, std::vector<TokenId>(n, 1)); };
+  EXPECT_EQ(value(80), 0.0);
+  EXPECT_EQ(value(90), -0.5);
+  EXPECT_EQ(value(100), -1.0);
+  EXPECT_EQ(value(101), -1.0);
+}
+
+TEST(Repetition, IsTrlsPenalty) {
+  const RewardConfig config = {.kind = "repetition", .ngram = 2};
+  EXPECT_EQ(ByTokens(config, {1, 2, 3, 4}), 0.0);
+  EXPECT_EQ(ByTokens(config, {5, 5, 5, 5, 5}), -0.75);
+  EXPECT_EQ(ByTokens(config, {5}), 0.0);
+  EXPECT_EQ(ByTokens({.kind = "repetition"}, {1, 2, 1, 2, 1, 2}), -0.5);  // 121 212 121 212
+}
+
+TEST(Length, IsAPartOfTheLongest) {
+  const RewardConfig config = {.kind = "length", .max_tokens = 4};
+  EXPECT_EQ(ByTokens(config, {1}), 0.25);
+  EXPECT_EQ(ByTokens(config, {1, 1, 1, 1, 1}), 1.0);
 }
 
 TEST(Excerpt, IsShortAndNeverCutsACharacter) {

@@ -71,11 +71,13 @@ TEST(Structure, RoomsStandInTheOrderOfTheDesign) {
       {"format", {"base"}},
       {"kernels", {"base"}},
       {"text", {"base", "format"}},
+      {"data", {"base", "format"}},
       {"model", {"base", "format", "kernels"}},
-      {"reward", {"base", "format", "text"}},
+      {"reward", {"base", "data", "format", "text"}},
       {"algo", {"base"}},
-      {"rollout", {"base", "format", "kernels", "model", "reward", "text"}},
-      {"train", {"algo", "base", "format", "kernels", "model", "reward", "rollout", "text"}}};
+      {"rollout", {"base", "data", "format", "kernels", "model", "reward", "text"}},
+      {"train",
+       {"algo", "base", "data", "format", "kernels", "model", "reward", "rollout", "text"}}};
   for (const auto& [room, deps] : wanted) {
     ASSERT_TRUE(rooms.count(room)) << room;
     for (const std::string& dep : rooms.at(room)) {

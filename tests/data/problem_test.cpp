@@ -1,4 +1,4 @@
-#include "text/problem.h"
+#include "data/problem.h"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,226 @@
+#include "train/scoring.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "train/step_metrics.h"
+
+namespace opo {
+
+using nlohmann::ordered_json;
+
+namespace {
+
+ordered_json LineOf(const RewardJournal::Key& key, const RewardResult& result) {
+  ordered_json line;
+  line["training/global_step"] = key.step;
+  line["phase"] = key.phase;
+  line["answer"] = key.answer;
+  line["term"] = key.term;
+  line["digest"] = key.digest;
+  line["verdict"] = VerdictName(result.verdict);
+  line["value"] = result.value;
+  if (!result.reason.empty()) line["reason"] = result.reason;
+  line["note"] = result.note;
+  if (!result.logged.empty()) {
+    ordered_json& logged = line["logged"] = ordered_json::object();
+    for (const auto& [name, value] : result.logged) logged[name] = value;
+  }
+  return line;
+}
+
+// Throws nlohmann's exception where the line is not one of ours.
+std::pair<RewardJournal::Key, RewardResult> ReadLine(const ordered_json& line) {
+  RewardJournal::Key key{line.at("training/global_step"), line.at("phase"), line.at("answer"),
+                         line.at("term"), line.at("digest")};
+  RewardResult result;
+  const std::string verdict = line.at("verdict");
+  result.verdict = verdict == "scored"    ? Verdict::kScored
+                   : verdict == "skipped" ? Verdict::kSkipped
+                                          : Verdict::kError;
+  result.value = line.at("value");
+  result.reason = line.value("reason", "");
+  result.note = line.at("note");
+  const ordered_json logged = line.value("logged", ordered_json::object());
+  for (const auto& [name, value] : logged.items()) result.logged.emplace_back(name, value);
+  return {std::move(key), std::move(result)};
+}
+
+// Sample standard deviation (ddof 1).
+double SampleDeviation(std::span<const double> values) {
+  if (values.size() < 2) return 0;
+  double mean = 0;
+  for (const double v : values) mean += v;
+  mean /= static_cast<double>(values.size());
+  double square = 0;
+  for (const double v : values) square += (v - mean) * (v - mean);
+  return std::sqrt(square / static_cast<double>(values.size() - 1));
+}
+
+}  // namespace
+
+RewardJournal::RewardJournal(const std::string& run_dir, idx last_step, bool resume)
+    : path_(run_dir + "/rewards.jsonl"), file_(path_, [&](const ordered_json& line) {
+        if (!resume) return false;
+        try {
+          auto [key, result] = ReadLine(line);
+          if (key.step >= last_step) kept_.insert_or_assign(std::move(key), std::move(result));
+        } catch (const ordered_json::exception& error) {
+          Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
+               error.what());
+        }
+        return true;
+      }) {}
+
+const RewardResult* RewardJournal::Find(const Key& key) const {
+  const auto it = kept_.find(key);
+  return it == kept_.end() ? nullptr : &it->second;
+}
+
+void RewardJournal::Write(const Key& key, const RewardResult& result) {
+  file_.Append(LineOf(key, result));
+}
+
+void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> problems,
+                 const PromptRenderer& prompts, RewardSet& rewards, const JournalPlace& place) {
+  std::vector<std::string> texts;  // one a group; outlives the queries
+  std::vector<RewardQuery> queries;
+  std::vector<Rollout*> rollouts;
+  texts.reserve(groups.size());
+  for (RolloutGroup& group : groups) {
+    const Problem& problem = problems[static_cast<std::size_t>(group.problem)];
+    texts.push_back(prompts.RenderText(problem.messages));
+    for (Rollout& rollout : group.rollouts) {
+      queries.push_back({problem, texts.back(), rollout.text, rollout.tokens, rollout.finish});
+      rollouts.push_back(&rollout);
+    }
+  }
+  std::vector<RewardScores> scores(queries.size());
+  std::vector<RewardJournal::Key> keys;
+  if (place.journal != nullptr) {
+    for (std::size_t i = 0; i < queries.size(); ++i) {
+      const RewardQuery& q = queries[i];
+      keys.push_back(
+          {place.step, place.phase, place.first_answer + static_cast<idx>(i), "",
+           HexDigest(fmt::format("{}\n{}\n{}", q.prompt.size(), q.prompt, q.completion))});
+      scores[i].terms.resize(rewards.size());
+      for (std::size_t t = 0; t < rewards.size(); ++t) {
+        keys[i].term = rewards.name(t);
+        if (const RewardResult* known = place.journal->Find(keys[i])) scores[i].terms[t] = *known;
+      }
+    }
+  }
+  rewards.Score(queries, scores, [&](std::size_t term, std::size_t query) {
+    if (place.journal == nullptr) return;
+    keys[query].term = rewards.name(term);
+    place.journal->Write(keys[query], *scores[query].terms[term]);
+  });
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    rollouts[i]->scores = std::move(scores[i]);
+    rollouts[i]->reward = rollouts[i]->scores.total.value;
+  }
+}
+
+void NormalizeTerms(std::span<RolloutGroup> groups, const RewardSet& rewards) {
+  constexpr double kEps = 1e-4;  // TRL's
+  for (RolloutGroup& group : groups) {
+    for (Rollout& rollout : group.rollouts) rollout.reward = 0;
+    for (std::size_t t = 0; t < rewards.size(); ++t) {
+      std::vector<double> values;
+      std::vector<Rollout*> applies;
+      for (Rollout& rollout : group.rollouts) {
+        if (!rollout.scored()) continue;
+        const auto& value = rollout.scores.values[t];
+        if (!value) continue;
+        values.push_back(*value);
+        applies.push_back(&rollout);
+      }
+      double mean = 0;
+      for (const double v : values) mean += v / static_cast<double>(values.size());
+      const double deviation = SampleDeviation(values);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        applies[i]->reward += rewards.weight(t) * (values[i] - mean) / (deviation + kEps);
+      }
+    }
+  }
+}
+
+bool IsUniform(const RolloutGroup& group) {
+  const Rollout* first = nullptr;
+  for (const Rollout& rollout : group.rollouts) {
+    if (!rollout.scored()) continue;
+    if (first != nullptr && rollout.scores.total.value != first->scores.total.value) return false;
+    first = &rollout;
+  }
+  return true;
+}
+
+void PutRewardMetrics(std::span<const RolloutGroup> groups, const RewardSet& rewards,
+                      ordered_json& metrics) {
+  Spread scores;
+  Spread used;
+  Spread std_of_groups;
+  idx uniform = 0;
+  idx skipped = 0;
+  idx errors = 0;
+  std::string note;
+  struct Term {
+    std::vector<double> values;
+    std::map<std::string, idx> reasons;
+    std::map<std::string, Spread> logged;
+  };
+  std::vector<Term> terms(rewards.size());
+  for (const RolloutGroup& group : groups) {
+    std::vector<double> here;
+    for (const Rollout& rollout : group.rollouts) {
+      const RewardResult& total = rollout.scores.total;
+      skipped += total.verdict == Verdict::kSkipped ? 1 : 0;
+      errors += total.verdict == Verdict::kError ? 1 : 0;
+      if (!rollout.scored()) note = total.note;
+      for (std::size_t t = 0; t < rewards.size(); ++t) {
+        const RewardResult& term = *rollout.scores.terms[t];
+        if (term.verdict == Verdict::kError) ++terms[t].reasons[term.reason];
+        if (rollout.scores.values[t]) terms[t].values.push_back(*rollout.scores.values[t]);
+        for (const auto& [name, value] : term.logged) terms[t].logged[name].Add(value);
+      }
+      if (!rollout.scored()) continue;
+      scores.Add(total.value);
+      used.Add(rollout.reward);
+      here.push_back(total.value);
+    }
+    if (here.size() > 1) std_of_groups.Add(SampleDeviation(here));
+    if (!here.empty() && IsUniform(group)) ++uniform;
+  }
+  if (scores.count == 0) {
+    Fail(ErrorCode::kWork,
+         "no answer of this step could be scored ({} skipped, {} errors); the last said: {}; see "
+         "the reward's settings and the data's answers",
+         skipped, errors, note);
+  }
+  scores.Put(metrics, "critic/score");
+  used.Put(metrics, "critic/rewards");
+  metrics["reward"] = scores.mean();
+  metrics["reward_std"] = std_of_groups.mean();
+  metrics["frac_reward_zero_std"] =
+      static_cast<double>(uniform) / static_cast<double>(groups.size());
+  metrics["reward/skipped"] = skipped;
+  metrics["reward/errors"] = errors;
+  for (std::size_t t = 0; t < rewards.size(); ++t) {
+    const std::string name = "rewards/" + rewards.name(t);
+    double sum = 0;
+    for (const double v : terms[t].values) sum += v;
+    if (!terms[t].values.empty()) {
+      metrics[name + "/mean"] = sum / static_cast<double>(terms[t].values.size());
+      metrics[name + "/std"] = SampleDeviation(terms[t].values);
+    }
+    for (const auto& [reason, count] : terms[t].reasons) {
+      metrics[name + "/errors/" + reason] = count;
+    }
+    for (const auto& [key, spread] : terms[t].logged) {
+      metrics[name + "/" + key + "/mean"] = spread.mean();
+    }
+  }
+}
+
+}  // namespace opo

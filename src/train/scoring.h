@@ -1,0 +1,71 @@
+// The rewards of rollouts: asked for once, kept in the run's journal, put into numbers.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <tuple>
+
+#include "rollout/prompts.h"
+#include "rollout/rollout.h"
+#include "train/run_log.h"
+
+namespace opo {
+
+// RUN/rewards.jsonl: every term's result, written as it arrives. A resumed run takes what is there
+// for the steps that it takes again, so that a judge who might answer otherwise is not asked twice
+// (E5). A line is {"training/global_step", "phase": "train" or "eval", "answer": its number in the
+// step, "term", "digest" of its prompt and text, "verdict", "value", "reason", "note", "logged"};
+// an answer with another digest is asked for anew, and of two lines the later one counts.
+class RewardJournal {
+ public:
+  // Continues behind what is there, of which it keeps in mind the lines from `last_step` on; or
+  // starts anew (`resume` false).
+  RewardJournal(const std::string& run_dir, idx last_step, bool resume);
+
+  struct Key {
+    idx step = 0;
+    std::string phase;
+    idx answer = 0;
+    std::string term;
+    std::string digest;
+    auto operator<=>(const Key&) const = default;
+  };
+  const RewardResult* Find(const Key& key) const;
+  void Write(const Key& key, const RewardResult& result);
+
+ private:
+  std::string path_;
+  LineFile file_;
+  std::map<Key, RewardResult> kept_;
+};
+
+// Where the rewards of a call stand in the journal; answers are numbered from `first_answer`.
+struct JournalPlace {
+  RewardJournal* journal = nullptr;
+  idx step = 0;
+  const char* phase = "train";
+  idx first_answer = 0;
+};
+
+// Fills `scores` and `reward` of all rollouts; `problems` are what RolloutGroup::problem counts.
+// Throws as RewardSet::Score.
+void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> problems,
+                 const PromptRenderer& prompts, RewardSet& rewards, const JournalPlace& place = {});
+
+// TRL's normalize_then_sum: each term becomes (r - mean) / (std + 1e-4) over the answers of a group
+// to which it applies (sample standard deviation, ddof 1; 0 for one answer), and `reward` the
+// weighted sum of these.
+void NormalizeTerms(std::span<RolloutGroup> groups, const RewardSet& rewards);
+
+// Is the reward the same for all scored answers of the group?
+bool IsUniform(const RolloutGroup& group);
+
+// Means and deviations, of the sum and of each term, counts of skips and of errors by reason.
+// Throws Error(kWork) if no answer could be scored.
+void PutRewardMetrics(std::span<const RolloutGroup> groups, const RewardSet& rewards,
+                      nlohmann::ordered_json& metrics);
+
+}  // namespace opo
