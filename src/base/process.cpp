@@ -64,19 +64,6 @@ Pipe MakePipe() {
 
 void SetNonBlocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
-std::string FindProgram(const std::string& name) {
-  if (name.find('/') != std::string::npos) return name;
-  const char* path = std::getenv("PATH");
-  std::string_view folders = path == nullptr ? "/usr/local/bin:/usr/bin:/bin" : path;
-  while (!folders.empty()) {
-    const std::size_t end = std::min(folders.find(':'), folders.size());
-    std::string candidate = fmt::format("{}/{}", folders.substr(0, end), name);
-    if (end > 0 && access(candidate.c_str(), X_OK) == 0) return candidate;
-    folders.remove_prefix(std::min(end + 1, folders.size()));
-  }
-  Fail(ErrorCode::kWork, "{}: no such program in PATH; install it, or give its path", name);
-}
-
 // All that the child needs, laid out before it exists: it may only make system calls.
 struct Launch {
   const char* path;
@@ -199,6 +186,22 @@ std::vector<std::string> CleanEnvironment() {
     if (value != nullptr) environment.push_back(fmt::format("{}={}", name, value));
   }
   return environment;
+}
+
+std::string FindProgram(const std::string& name) {
+  if (name.find('/') != std::string::npos) {
+    if (access(name.c_str(), X_OK) == 0) return name;
+    Fail(ErrorCode::kWork, "{}: cannot be started: {}", name, std::strerror(errno));
+  }
+  const char* path = std::getenv("PATH");
+  std::string_view folders = path == nullptr ? "/usr/local/bin:/usr/bin:/bin" : path;
+  while (!folders.empty()) {
+    const std::size_t end = std::min(folders.find(':'), folders.size());
+    std::string candidate = fmt::format("{}/{}", folders.substr(0, end), name);
+    if (end > 0 && access(candidate.c_str(), X_OK) == 0) return candidate;
+    folders.remove_prefix(std::min(end + 1, folders.size()));
+  }
+  Fail(ErrorCode::kWork, "{}: no such program in PATH; install it, or give its path", name);
 }
 
 Process::Process(const ProcessSpec& spec) {

@@ -25,6 +25,10 @@ struct ProcessSpec {
 // PYTHONPATH, as far as they are set. Secrets in other variables stay here.
 std::vector<std::string> CleanEnvironment();
 
+// The path of the program `name`: looked up in PATH where it has no '/'. Throws Error(kWork) with
+// the cure where it cannot be started.
+std::string FindProgram(const std::string& name);
+
 // One running program in a process group of its own. It finds pipes as its standard streams and no
 // other descriptor of ours. It dies when we do, if it was started by the main thread (the kernel
 // ties that to the starting thread, which may end earlier than the process in other cases). What it

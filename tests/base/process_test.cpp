@@ -75,8 +75,7 @@ TEST(Process, WhatCannotStartIsAnErrorWithTheReason) {
   ExpectError(ErrorCode::kWork, [&] { Process process(spec); },
               {"no-such-program-anywhere", "PATH"});
   spec.argv = {"./no/such/file"};
-  ExpectError(ErrorCode::kWork, [&] { Process process(spec); },
-              {"./no/such/file", "exec", "No such file"});
+  ExpectError(ErrorCode::kWork, [&] { Process process(spec); }, {"./no/such/file", "No such file"});
   spec.argv = {"/"};
   ExpectError(ErrorCode::kWork, [&] { Process process(spec); }, {"exec", "Permission denied"});
   spec = Shell("true");
