@@ -28,11 +28,23 @@ struct Url {
   std::string path;
 };
 
+// HOST or HOST:PORT, where HOST may be an IPv6 address in brackets.
+bool IsAuthority(std::string_view text) {
+  const std::size_t bracket = text.rfind(']');
+  const std::size_t colon = text.find(':', bracket == std::string_view::npos ? 0 : bracket);
+  const std::string_view host = text.substr(0, colon);
+  if (host.empty() || text.find_first_of(" \t\r\n@") != std::string_view::npos) return false;
+  if (colon == std::string_view::npos) return true;
+  const std::string_view port = text.substr(colon + 1);
+  return !port.empty() && port.size() <= 5 &&
+         port.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
 Url SplitUrl(const std::string& url, const std::string& where) {
   const bool known = url.starts_with("http://") || url.starts_with("https://");
   const std::size_t host = known ? url.find("://") + 3 : 0;
   const std::size_t path = std::min(url.find_first_of("/?#", host), url.size());
-  if (!known || path == host || url.find_first_of(" \t\r\n@") != std::string::npos) {
+  if (!known || !IsAuthority(std::string_view(url).substr(host, path - host))) {
     Fail(ErrorCode::kUsage, "{}.url = {}: must be http://HOST:PORT/PATH or https://...", where,
          Quote(url));
   }
@@ -43,7 +55,7 @@ Url SplitUrl(const std::string& url, const std::string& where) {
 
 std::string Body(std::span<const RewardQuery> queries) {
   Json body;
-  body["query"] = body["prompts"] = body["labels"] = Json::array();
+  for (const char* name : {"query", "prompts", "labels"}) body[name] = Json::array();
   for (const RewardQuery& query : queries) {
     body["query"].push_back(fmt::format("{}{}", query.prompt, query.completion));
     body["prompts"].push_back(query.prompt);

@@ -307,6 +307,7 @@ TEST(CodeCases, ValuesAreEqualAsJson) {
   EXPECT_TRUE(SameValue(1, Json::parse("[1]")));
   EXPECT_TRUE(SameValue(Json::parse("[1]"), "[1]"));
   EXPECT_TRUE(SameValue("a", "a"));
+  EXPECT_TRUE(SameValue(Json::parse(R"({"a": 1, "b": 2})"), Json::parse(R"({"b": 2, "a": 1})")));
   EXPECT_FALSE(SameValue(Json::parse("[1]"), 1));
   EXPECT_FALSE(SameValue(1, true));
   EXPECT_FALSE(SameValue(Json(Json::value_t::discarded), 1));
