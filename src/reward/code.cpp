@@ -17,6 +17,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kReadAtOnce = 1 << 18;
 constexpr std::size_t kLongestHeader = 64;
+constexpr std::size_t kLargestOutput = std::size_t{1} << 30;  // as output_kb's
 constexpr std::string_view kReady = "ready\n";
 
 constexpr char kDriver[] =
@@ -53,7 +54,7 @@ std::optional<Outcome> TakeOutcome(std::string_view& bytes, bool& bad) {
     if (at == end || *at != ' ') bad = true;
     if (bad) return std::nullopt;
     const auto [next, error] = std::from_chars(at + 1, end, size);
-    bad = error != std::errc() || size > bytes.max_size() / 4;
+    bad = error != std::errc() || size > kLargestOutput;
     at = next;
   }
   bad = bad || at != end;

@@ -17,8 +17,11 @@ using Json = nlohmann::ordered_json;
 
 // What is read at once, and so how far an output can grow beyond its limit.
 constexpr std::size_t kReadAtOnce = 1 << 16;
-// The shortest time between two looks at the CPU time, which read all of /proc.
+// A look at the CPU time reads all of /proc. So there is some time between two of them, and a call
+// is charged what the program used since the last one before it, if that cannot be more than this
+// part of the limit.
 constexpr double kCpuCheck = 0.05;
+constexpr double kCpuSlack = 0.1;
 
 // The request: ours, verl's and TRL's keys, then the row's other columns. ASCII, and bytes that are
 // no UTF-8 become U+FFFD.
@@ -127,6 +130,8 @@ class ProgramWorker final : public Worker {
     spec.argv = config_.command;
     spec.environment = CleanEnvironment();
     process_ = std::make_unique<Process>(spec);
+    cpu_known_ = 0;
+    cpu_looked_ = Seconds();
     answers_ = 0;
     answer_.clear();
   }
@@ -134,18 +139,21 @@ class ProgramWorker final : public Worker {
   void Ask() {
     if (!process_) Restart();
     unsent_ = request_;
-    cpu_limit_ = process_->CpuSeconds() + CpuLimit(config_);
-    cpu_check_ = Seconds() + NextCpuCheck(CpuLimit(config_));
+    const double now = Seconds();
+    if ((now - cpu_looked_) * NumCpus() > kCpuSlack * CpuLimit(config_)) {
+      cpu_known_ = process_->CpuSeconds();
+      cpu_looked_ = now;
+    }
+    cpu_check_ = now + NextCpuCheck(CpuLimit(config_));
   }
+
+  static double NumCpus() { return std::max(1U, std::thread::hardware_concurrency()); }
 
   // No sooner can the group use up what is left of its time.
-  static double NextCpuCheck(double left) {
-    const double cpus = std::max(1U, std::thread::hardware_concurrency());
-    return std::max(kCpuCheck, left / cpus);
-  }
+  static double NextCpuCheck(double left) { return std::max(kCpuCheck, left / NumCpus()); }
 
   bool SpentCpu(double now) {
-    const double left = cpu_limit_ - process_->CpuSeconds();
+    const double left = cpu_known_ + CpuLimit(config_) - process_->CpuSeconds();
     cpu_check_ = now + NextCpuCheck(left);
     return left <= 0;
   }
@@ -209,8 +217,9 @@ class ProgramWorker final : public Worker {
   std::string answer_;  // what was read since the last answer
   bool out_of_step_ = false;
   double deadline_ = 0;
-  double cpu_check_ = 0;
-  double cpu_limit_ = 0;
+  double cpu_check_ = 0;  // when to look at the CPU time
+  double cpu_known_ = 0;  // before the call, as seen at the time cpu_looked_
+  double cpu_looked_ = 0;
 };
 
 class ProgramReward final : public Reward {

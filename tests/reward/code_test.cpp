@@ -2,8 +2,11 @@
 #include <dirent.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "format/expect_error.h"
 #include "reward/ask.h"
@@ -121,7 +124,8 @@ TEST_F(CodeTest, SuccessIsNotFaked) {
            "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef f(x): return x + 1",
            "import os, signal\nos.kill(-1, signal.SIGKILL)\ndef f(x): return x + 1",
            // The judge's secrets, in memory: the asserts come later, and expected values never.
-           "import gc\ntexts = [o for o in gc.get_objects() if 'f(1) == 2' in str(o)[:200]]\n"
+           "import gc\ntexts = [o for o in gc.get_objects() if ''.join(['f(1)', ' == 2']) in "
+           "str(o)]\n"
            "def f(x): return x + 1 if texts else 0",
        }) {
     EXPECT_EQ(Run(gold, code).value, 0) << code;
@@ -243,6 +247,30 @@ TEST_F(CodeTest, ManyAnswersKeepTheirOrder) {
               i % 3 != 0)
         << results[i].note;
   }
+}
+
+// Neither of answers that run on, nor of those that hide in sessions of their own.
+TEST_F(CodeTest, NoProcessIsLeft) {
+  RewardConfig config = Config();
+  config.timeout_s = 2;
+  config.workers = 2;
+  const std::string mark = "opo_test_mark_" + std::to_string(getpid());
+  const std::string code =
+      "import os, time\nfor _ in range(4):\n  if os.fork() == 0: os.setsid()\n"
+      "os.execv('/usr/bin/python3', ['python3', '-c', 'import time; time.sleep(1000) #" +
+      mark + "'])";
+  std::atomic<bool> done = false;
+  int seen = 0;
+  std::thread watcher([&] {
+    while (!done) seen = std::max(seen, CountProcesses(mark));
+  });
+  const auto results = AskAll(*MakeCodeReward(config, "reward.0"), WithAnswer(kSum),
+                              {ScriptOf(code), ScriptOf(code), ScriptOf(code)});
+  done = true;
+  watcher.join();
+  for (const RewardResult& result : results) EXPECT_EQ(result.value, 0);
+  EXPECT_GE(seen, 5) << "the test sees no processes";
+  EXPECT_TRUE(NoneLeft(mark));
 }
 
 TEST_F(CodeTest, SetsHaveOneOrder) {
