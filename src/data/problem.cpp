@@ -178,11 +178,11 @@ std::vector<Problem> ArithmeticProblems(bool held_out) {
   return problems;
 }
 
-std::vector<idx> PromptOrder(idx num_problems, idx count, idx step, std::uint64_t seed) {
-  OPO_CHECK(num_problems > 0 && count >= 0 && step >= 0);
+std::vector<idx> PromptOrder(idx num_problems, idx position, idx count, std::uint64_t seed) {
+  OPO_CHECK(num_problems > 0 && count >= 0 && position >= 0);
   std::vector<idx> chosen;
   std::vector<idx> order;
-  for (idx position = step * count; position < (step + 1) * count; ++position) {
+  for (const idx end = position + count; position < end; ++position) {
     const idx within = position % num_problems;
     if (order.empty() || within == 0)
       order = EpochOrder(num_problems, position / num_problems, seed);

@@ -32,9 +32,8 @@ std::vector<Problem> ParseProblems(std::string_view text, const std::string& whe
 // side): `held_out` selects those, else the rest.
 std::vector<Problem> ArithmeticProblems(bool held_out);
 
-// The prompts of a step (from 0): `count` indices below num_problems (> 0), the next of a sequence
-// of seeded permutations, one an epoch. Pure in (seed, step), so a resumed run needs no state. A
-// step that crosses an epoch's end can name a problem twice.
-std::vector<idx> PromptOrder(idx num_problems, idx count, idx step, std::uint64_t seed);
+// `count` indices below num_problems (> 0) from `position` on, of a sequence of seeded
+// permutations, one an epoch. Pure in (seed, position), so a resumed run needs no more state.
+std::vector<idx> PromptOrder(idx num_problems, idx position, idx count, std::uint64_t seed);
 
 }  // namespace opo

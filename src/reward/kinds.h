@@ -14,7 +14,7 @@ namespace opo {
 using MakeRewardKind = std::unique_ptr<Reward>(const RewardConfig& config,
                                                const std::string& where);
 MakeRewardKind MakeNumberReward, MakeExactReward, MakeChoiceReward, MakeRegexReward,
-    MakeFormatReward, MakeCountdownReward, MakeLengthReward, MakeOverlongReward,
+    MakeFormatReward, MakeMathReward, MakeCountdownReward, MakeLengthReward, MakeOverlongReward,
     MakeRepetitionReward, MakeProgramReward, MakeHttpReward, MakeCodeReward;
 
 // Why answers of the kind "code" cannot be run here; "" where they can.

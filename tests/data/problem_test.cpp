@@ -127,7 +127,7 @@ TEST(Arithmetic, ProblemsSayWhatTheyAre) {
 TEST(PromptOrder, EveryEpochIsAPermutationAndEpochsDiffer) {
   std::vector<idx> epochs[2];
   for (idx step = 0; step < 20; ++step) {
-    for (const idx i : PromptOrder(70, 7, step, 1)) epochs[step / 10].push_back(i);
+    for (const idx i : PromptOrder(70, 7 * step, 7, 1)) epochs[step / 10].push_back(i);
   }
   EXPECT_NE(epochs[0], epochs[1]);
   for (auto& epoch : epochs) {
@@ -142,24 +142,24 @@ TEST(PromptOrder, StepsThatCrossAnEpochContinueTheSequence) {
   std::vector<idx> by3;
   std::vector<idx> by12;
   for (idx step = 0; step < 8; ++step) {
-    for (const idx i : PromptOrder(5, 3, step, 9)) by3.push_back(i);
+    for (const idx i : PromptOrder(5, 3 * step, 3, 9)) by3.push_back(i);
   }
   for (idx step = 0; step < 2; ++step) {
-    for (const idx i : PromptOrder(5, 12, step, 9)) by12.push_back(i);
+    for (const idx i : PromptOrder(5, 12 * step, 12, 9)) by12.push_back(i);
   }
   EXPECT_EQ(by3, by12);
 }
 
-TEST(PromptOrder, IsPureInSeedAndStep) {
-  EXPECT_EQ(PromptOrder(100, 10, 3, 5), PromptOrder(100, 10, 3, 5));
-  EXPECT_NE(PromptOrder(100, 10, 3, 5), PromptOrder(100, 10, 3, 6));
-  EXPECT_EQ(PromptOrder(1, 3, 2, 5), (std::vector<idx>{0, 0, 0}));
+TEST(PromptOrder, IsPureInSeedAndPosition) {
+  EXPECT_EQ(PromptOrder(100, 30, 10, 5), PromptOrder(100, 30, 10, 5));
+  EXPECT_NE(PromptOrder(100, 30, 10, 5), PromptOrder(100, 30, 10, 6));
+  EXPECT_EQ(PromptOrder(1, 6, 3, 5), (std::vector<idx>{0, 0, 0}));
 }
 
 TEST(PromptOrder, ShufflesEvenly) {
   // All 6 orders of 3 problems, 6000 seeds: 1000 each, standard deviation 29.
   std::map<std::vector<idx>, int> counts;
-  for (std::uint64_t seed = 0; seed < 6000; ++seed) ++counts[PromptOrder(3, 3, 0, seed)];
+  for (std::uint64_t seed = 0; seed < 6000; ++seed) ++counts[PromptOrder(3, 0, 3, seed)];
   EXPECT_EQ(counts.size(), 6U);
   for (const auto& [order, count] : counts) EXPECT_NEAR(count, 1000, 150);
 }
