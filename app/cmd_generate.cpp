@@ -226,9 +226,9 @@ void RunEval(const EvalArguments& args) {
   CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
             "--logit-bias");
   const PromptRenderer prompts(loaded.tokenizer, args.system);
-  const std::vector<Problem> problems =
-      args.data == "arithmetic" ? ArithmeticProblems(true) : LoadProblems(args.data);
-  if (problems.empty()) Fail(ErrorCode::kInput, "{}: holds no problems", args.data);
+  LoadOptions data;
+  data.held_out = true;
+  const std::vector<Problem> problems = LoadProblems(args.data, data);
   RewardSet reward({args.reward});
   EvalSettings settings;
   settings.samples = args.n;
@@ -299,7 +299,7 @@ void AddEval(CLI::App& app, int&) {
   CLI::App* verb = app.add_subcommand("eval", "mean reward of a model on a data set");
   args->model.Add(*verb);
   args->sampling.Add(*verb, 0.0, 256);
-  verb->add_option("--data", args->data, "arithmetic (its held-out part), or JSON lines")
+  verb->add_option("--data", args->data, "a data file, or a built-in set (its held-out part)")
       ->capture_default_str();
   verb->add_option("--system", args->system, "a system message put before each problem");
   verb->add_option("--reward", args->reward.kind, "how answers are scored")

@@ -5,12 +5,22 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "data/data_set.h"
+#include "data/prompt_order.h"
 #include "rollout/prompts.h"
 #include "rollout/rollout.h"
 #include "train/config.h"
 #include "train/scoring.h"
 
 namespace opo {
+
+// Looks at all training prompts before a run begins. data.overlong says what happens to one that is
+// longer than data.prompt_limit: Error(kInput) naming the problem, or it is removed, or it is only
+// counted, since its beginning is cut when it is drawn. Says in data.notes how many there were.
+void FitPrompts(const PromptRenderer& prompts, const DataConfig& config, DataSets& data);
+
+// XXH3-128 over the training problems: a resumed run must find the same.
+std::string DataDigest(const DataSets& data);
 
 // How the run samples; `step` is part of the random numbers' key.
 SamplingConfig TrainingSampling(const TrainConfig& config, idx step);
@@ -25,6 +35,7 @@ class Collector {
     const Tokenizer& tokenizer;
     const PromptRenderer& prompts;
     const std::vector<Problem>& problems;
+    const PromptOrder& order;
     RewardSet& rewards;
     RewardJournal& journal;
     Tape<T>& tape;  // filled with the batch, group by group

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "data/data_set.h"
 #include "reward/reward.h"
 
 namespace opo {
@@ -43,13 +44,6 @@ struct LoraSettings {  // [lora]
   bool rank_stabilized = false;
   std::vector<std::string> targets = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                       "gate_proj", "up_proj", "down_proj"};
-};
-
-struct DataConfig {  // [data]
-  std::string train = "arithmetic";
-  std::string eval;
-  std::string system;
-  idx prompt_limit = 1024;
 };
 
 struct RolloutSettings {  // [rollout]

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -10,6 +11,8 @@
 #include "base/hash.h"
 #include "base/parallel.h"
 #include "base/progress.h"
+#include "data/data_set.h"
+#include "data/prompt_order.h"
 #include "rollout/prompts.h"
 #include "train/checkpoint.h"
 #include "train/collect.h"
@@ -46,11 +49,13 @@ class Trainer {
       Fail(ErrorCode::kInput, "{}: the tokenizer has {} entries, the model's vocabulary {}",
            config.model.path, tokenizer_.vocab_size(), weights_.config.vocab_size);
     }
-    train_problems_ = Problems(config.data.train, false);
-    eval_problems_ =
-        config.data.eval.empty() && config.data.train != "arithmetic"
-            ? std::vector<Problem>{}
-            : Problems(config.data.eval.empty() ? config.data.train : config.data.eval, true);
+    DataSets data = LoadDataSets(config.data);
+    FitPrompts(prompts_, config.data, data);
+    for (const std::string& note : data.notes) fmt::print(stderr, "{}\n", note);
+    data_digest_ = DataDigest(data);
+    train_problems_ = std::move(data.train);
+    eval_problems_ = std::move(data.eval);
+    order_.emplace(std::move(data.sizes), data.weights, config.train.seed, config.data.shuffle);
     if (config.eval.prompts > 0 && static_cast<idx>(eval_problems_.size()) > config.eval.prompts) {
       eval_problems_.resize(static_cast<std::size_t>(config.eval.prompts));
     }
@@ -79,7 +84,7 @@ class Trainer {
     journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume);
     collector_ = std::make_unique<Collector<T>>(
         typename Collector<T>::Parts{config_, *model_, tokenizer_, prompts_, train_problems_,
-                                     rewards_, *journal_, tape_},
+                                     *order_, rewards_, *journal_, tape_},
         prompt_position_);
 
     if (options_.final_eval && !eval_problems_.empty()) result.before = Eval(step);
@@ -110,13 +115,6 @@ class Trainer {
   }
 
  private:
-  std::vector<Problem> Problems(const std::string& source, bool held_out) const {
-    std::vector<Problem> problems =
-        source == "arithmetic" ? ArithmeticProblems(held_out) : LoadProblems(source);
-    if (problems.empty()) Fail(ErrorCode::kInput, "{}: holds no problems", source);
-    return problems;
-  }
-
   // What must be the same for a resume to give the same bits.
   ordered_json Manifest() const {
     ordered_json m;
@@ -128,6 +126,7 @@ class Trainer {
     m["shards"] = config_.train.shards;
     m["unit_tokens"] = config_.train.unit_tokens;
     m["moments"] = config_.train.moments;
+    m["data_digest"] = data_digest_;
     m["initial_weights_digest"] = initial_digest_;
     if (weights_.config.lora.on()) m["base_digest"] = packed_->base_digest();
     return m;
@@ -158,9 +157,10 @@ class Trainer {
       return 0;
     }
     ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
-    // Runs from before there was a choice.
-    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
+    // Runs from before these were kept.
     const ordered_json now = Manifest();
+    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
+    if (kept.is_object() && !kept.contains("data_digest")) kept["data_digest"] = data_digest_;
     for (const auto& [key, value] : now.items()) {
       if (key == "opo_version") continue;
       if (!kept.is_object() || !kept.contains(key) || kept[key] != value) {
@@ -476,6 +476,7 @@ class Trainer {
   RewardSet rewards_;
   const Algorithm& algorithm_;
   std::vector<Problem> train_problems_, eval_problems_;
+  std::optional<PromptOrder> order_;
   std::unique_ptr<PackedWeights<T>> packed_, reference_;
   std::unique_ptr<Transformer<T>> model_, reference_model_;
   std::unique_ptr<Learner<T>> learner_;
@@ -484,7 +485,7 @@ class Trainer {
   std::unique_ptr<RewardJournal> journal_;
   std::unique_ptr<Collector<T>> collector_;
   Buffer<float> grad_;
-  std::string initial_digest_;
+  std::string initial_digest_, data_digest_;
   idx prompt_position_ = 0;  // where the run begins, or goes on
   double gemm_rate_ = 0;
   double save_seconds_ = 0;
