@@ -28,7 +28,6 @@ namespace {
 
 constexpr std::size_t kErrTail = 2000;
 constexpr uid_t kNobody = 65534;
-constexpr int kFirstPassed = 3;
 
 // A descriptor that closes itself.
 class Fd {
@@ -214,7 +213,6 @@ Process::Process(const ProcessSpec& spec) {
   const std::vector<char*> argv = Pointers(spec.argv);
   const std::vector<char*> environment = Pointers(spec.environment);
   std::vector<int> fds = {in.read.get(), out.write.get(), err.write.get()};
-  static_assert(kFirstPassed == 3);
   fds.insert(fds.end(), spec.pass.begin(), spec.pass.end());
 
   Launch launch = {};

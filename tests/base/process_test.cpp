@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -103,6 +104,29 @@ TEST(Process, GrandchildrenThatOutliveTheirParentAreKilled) {
   const pid_t grandchild = std::stoi(Output(process));
   EXPECT_EQ(process.End(20), "exit code 0");
   EXPECT_TRUE(IsGone(grandchild));
+}
+
+// Killed without a chance to clean up.
+TEST(Process, DiesWhenWeDo) {
+  int fds[2];
+  ASSERT_EQ(pipe(fds), 0);
+  const pid_t us = fork();
+  if (us == 0) {
+    Process process(Shell("echo $$; exec sleep 1000"));
+    std::string text;
+    while (text.find('\n') == std::string::npos && process.Read(text, 1 << 16)) usleep(1000);
+    if (write(fds[1], text.data(), text.size()) < 0) _exit(1);
+    for (;;) pause();
+  }
+  char text[32] = {};
+  ASSERT_GT(read(fds[0], text, sizeof(text) - 1), 0);
+  const pid_t program = std::stoi(text);
+  EXPECT_EQ(kill(program, 0), 0);
+  kill(us, SIGKILL);
+  EXPECT_EQ(waitpid(us, nullptr, 0), us);
+  EXPECT_TRUE(IsGone(program));
+  close(fds[0]);
+  close(fds[1]);
 }
 
 TEST(Process, WritingToAClosedPipeIsNoSignal) {

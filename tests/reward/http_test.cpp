@@ -1,9 +1,13 @@
 // The kind "http" against servers that behave and that do not.
 #include <httplib.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -262,6 +266,61 @@ TEST(Http, AJudgeThatReturnsIsFound) {
   EXPECT_EQ(AskHttp(config, {"a"})[0].value, 1);
   server.stop();
   late.join();
+}
+
+// A key and a certificate for 127.0.0.1, signed by itself.
+struct Identity {
+  EVP_PKEY* key = EVP_RSA_gen(2048);
+  X509* certificate = X509_new();
+
+  Identity() {
+    X509_set_version(certificate, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1);
+    X509_gmtime_adj(X509_getm_notBefore(certificate), -3600);
+    X509_gmtime_adj(X509_getm_notAfter(certificate), 3600);
+    X509_set_pubkey(certificate, key);
+    X509_NAME* name = X509_get_subject_name(certificate);
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC,
+                               reinterpret_cast<const unsigned char*>("127.0.0.1"), -1, -1, 0);
+    X509_set_issuer_name(certificate, name);
+    X509_EXTENSION* alternative =
+        X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name, "IP:127.0.0.1");
+    X509_add_ext(certificate, alternative, -1);
+    X509_EXTENSION_free(alternative);
+    X509_sign(certificate, key, EVP_sha256());
+  }
+  ~Identity() {
+    X509_free(certificate);
+    EVP_PKEY_free(key);
+  }
+};
+
+TEST(Http, ServersAreTrustedAsTheSystemTrustsThem) {
+  const Identity identity;
+  httplib::SSLServer server(identity.certificate, identity.key);
+  server.Post("/score", [](const httplib::Request&, httplib::Response& response) {
+    Answer(response, R"({"rewards": [1]})");
+  });
+  const int port = server.bind_to_any_port("127.0.0.1");
+  std::thread thread([&] { server.listen_after_bind(); });
+  RewardConfig config;
+  config.kind = "http";
+  config.url = "https://127.0.0.1:" + std::to_string(port) + "/score";
+  config.retries = 0;
+  ExpectError(AskHttp(config, {"a"})[0], "http", "SSL");
+
+  const std::string file =
+      (std::filesystem::temp_directory_path() / ("opo_http_" + std::to_string(getpid()))).string();
+  FILE* out = std::fopen(file.c_str(), "w");
+  PEM_write_X509(out, identity.certificate);
+  std::fclose(out);
+  setenv("SSL_CERT_FILE", file.c_str(), 1);  // OpenSSL's list of whom to trust
+  const RewardResult result = AskHttp(config, {"a"})[0];
+  EXPECT_EQ(result.value, 1) << result.note;
+  unsetenv("SSL_CERT_FILE");
+  std::filesystem::remove(file);
+  server.stop();
+  thread.join();
 }
 
 TEST(Http, UrlsAreChecked) {
