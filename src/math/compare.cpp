@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "math/plain_words.h"
 #include "math/polynomial.h"
 #include "math/scalar.h"
 #include "math/sets.h"
@@ -35,8 +36,10 @@ bool IsName(const MathNode& node) {
       if (node.kids[0]->op == MathOp::kSymbol && node.kids[0]->text == "Delta") {
         return node.kids.size() == 2 && IsName(*node.kids[1]);
       }
-      return std::all_of(node.kids.begin(), node.kids.end(),
-                         [](const MathNode* kid) { return IsCapital(*kid); });
+      return std::all_of(node.kids.begin(), node.kids.end(), [](const MathNode* kid) {
+        if (kid->op == MathOp::kInverse) return IsName(*kid->kids[0]);
+        return IsCapital(*kid) || (kid->op == MathOp::kMul && IsName(*kid));
+      });
     }
     case MathOp::kTuple:
     case MathOp::kRatio:
@@ -94,6 +97,9 @@ class Comparer {
     if (g.op == MathOp::kRatio && a.op == MathOp::kRatio) return SameRatio(g, a);
     if ((g.op == MathOp::kRatio) != (a.op == MathOp::kRatio)) {
       return SameQuotient(g.op == MathOp::kRatio ? g : a, g.op == MathOp::kRatio ? a : g);
+    }
+    if (g.op == MathOp::kText && a.op == MathOp::kText) {
+      return PlainWords(g.text) == PlainWords(a.text) && Because("the same words");
     }
     if (IsScalar(g) && IsScalar(a)) return SameNumbers(g, a);
     return false;
@@ -163,6 +169,21 @@ class Comparer {
         (node.kids[0]->op == MathOp::kUnion || node.kids[0]->op == MathOp::kSet)) {
       return Plain(*node.kids[0]);
     }
+    if (node.op == MathOp::kList) {
+      // "..., k in Z" says what k is.
+      Nodes kept;
+      for (const MathNode* kid : node.kids) {
+        const bool condition = kid->op == MathOp::kRelation && kid->words[0] == "in" &&
+                               (kid->kids[1]->op == MathOp::kSymbol ||
+                                (kid->kids[1]->op == MathOp::kReals && !kept.empty()));
+        if (!condition) kept.push_back(kid);
+      }
+      if (!kept.empty() && kept.size() < node.kids.size()) {
+        if (kept.size() == 1) return Plain(*kept[0]);
+        return *tree_.Make(MathOp::kList, std::move(kept), node.text);
+      }
+      return node;
+    }
     if (node.op != MathOp::kRelation) return node;
     if (node.words.size() == 1 && node.words[0] == "in" && IsName(*node.kids[0])) {
       return *node.kids[1];
@@ -196,8 +217,12 @@ class Comparer {
     // A name on one side only.
     const bool gold_named = g.op == MathOp::kRelation;
     const MathNode* value = WithoutName(gold_named ? g : a);
-    if (value == nullptr) return false;
     const MathNode& other = gold_named ? a : g;
+    if (value == nullptr && !gold_named && OnlyEqualities(a) && IsConstantScalar(other) &&
+        IsConstantScalar(*a.kids.back())) {
+      value = a.kids.back();  // "x + y = 5" answers 5
+    }
+    if (value == nullptr) return false;
     const bool same = gold_named ? Same(*value, other, depth + 1) : Same(other, *value, depth + 1);
     return same;
   }

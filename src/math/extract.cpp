@@ -133,10 +133,29 @@ std::size_t SentenceEnd(std::string_view text) {
   return text.size();
 }
 
-// Program code is no answer, whatever number stands in it.
+// Program code is no answer, whatever number stands in it: dunder names, quoted arguments, calls of
+// names that are no functions of mathematics.
 bool LooksLikeCode(std::string_view text) {
-  return text.find("__") != kNone || text.find("('") != kNone || text.find("(\"") != kNone ||
-         text.find("['") != kNone;
+  if (text.size() > 400) return false;
+  if (text.find("__") != kNone || text.find("('") != kNone || text.find("(\"") != kNone ||
+      text.find("['") != kNone || text.find("lambda") == 0) {
+    return true;
+  }
+  for (std::size_t i = 0; i < text.size();) {
+    if (!IsLetter(text[i])) {
+      ++i;
+      continue;
+    }
+    const std::size_t begin = i;
+    while (i < text.size() && IsLetter(text[i])) ++i;
+    const std::string_view word = text.substr(begin, i - begin);
+    const bool command = begin > 0 && text[begin - 1] == '\\';
+    if (!command && word.size() >= 4 && i < text.size() && text[i] == '(' &&
+        LowerCopy(word) == word && PlainFunction(word) == nullptr && !IsGreek(word)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 // Prose rather than a formula: begins with letters that are no function's name.

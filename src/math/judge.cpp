@@ -7,6 +7,7 @@
 #include "math/compare.h"
 #include "math/extract.h"
 #include "math/parser.h"
+#include "math/plain_words.h"
 #include "math/scan.h"
 #include "math/tokens.h"
 
@@ -15,55 +16,21 @@ namespace {
 
 using Verdict = MathJudgement::Verdict;
 
-// Lower case, without punctuation, markup and articles, one space between words.
-std::string PlainWords(std::string_view text) {
-  std::string out;
-  std::string word;
-  const auto flush = [&] {
-    if (!word.empty() && word != "a" && word != "an" && word != "the") {
-      if (!out.empty()) out += ' ';
-      out += word;
-    }
-    word.clear();
-  };
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\\') {
-      std::size_t end = i + 1;
-      while (end < text.size() && IsLetter(text[end])) ++end;
-      const std::string_view name = text.substr(i + 1, end - i - 1);
-      flush();
-      const bool markup = name.empty() || name == "text" || name == "mbox" || name == "mathrm" ||
-                          name == "textbf" || name == "quad" || name == "left" || name == "right" ||
-                          name == "mathbf" || name == "textit" || name == "hbox";
-      if (!markup) word = std::string(name);
-      i = end - 1;
-      if (!word.empty()) flush();
-      continue;
-    }
-    if (IsLetter(c) || IsDigit(c) || static_cast<unsigned char>(c) >= 0x80) {
-      word += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    } else if (c == '-' || c == '\'') {
-      continue;  // well-known, it's
-    } else if (c == '+' || c == '=' || c == '<' || c == '>' || c == '^' || c == '*' || c == '/') {
-      flush();
-      out += c;
-    } else {
-      flush();
-    }
-  }
-  flush();
-  return out;
-}
-
-// Three letters in a row: text that may be compared as words, where case does not count.
+// Three letters in a row that are no command: text that may be compared as words, where case does
+// not count.
 bool HasWord(std::string_view text) {
   int run = 0;
   for (const char c : text) {
+    if (c == '\\') run = -1000;
+    if (!IsLetter(c) && c != '\\' && run < 0) run = 0;
     run = IsLetter(c) || static_cast<unsigned char>(c) >= 0x80 ? run + 1 : 0;
     if (run == 3) return true;
   }
   return false;
+}
+
+bool IsOneWord(std::string_view words) {
+  return words.size() >= 3 && std::all_of(words.begin(), words.end(), IsLetter);
 }
 
 // Without the white space, which says nothing between signs.
@@ -77,7 +44,7 @@ std::string Squeezed(std::string_view text) {
 
 // The ways to read commas: groups of digits, a list, a decimal comma.
 std::vector<MathReading> ReadingsOf(std::string_view text) {
-  std::vector<MathReading> readings = {{true, false}};
+  std::vector<MathReading> readings = {{}};
   bool group = false;
   bool decimal = false;
   for (std::size_t i = 1; i + 1 < text.size(); ++i) {
@@ -88,8 +55,16 @@ std::vector<MathReading> ReadingsOf(std::string_view text) {
     const bool zero = text[i - 1] == '0' && (i == 1 || !IsDigit(text[i - 2]));
     decimal |= digits != 3 || zero;
   }
-  if (group) readings.push_back({false, false});
-  if (decimal) readings.push_back({true, true});
+  if (group) readings.push_back({.group_thousands = false});
+  if (decimal) readings.push_back({.decimal_comma = true});
+  // A letter behind a digit or a bracket and a space.
+  for (std::size_t i = 1; i + 1 < text.size(); ++i) {
+    const char before = text[i - 1];
+    if (text[i] == ' ' && IsLetter(text[i + 1]) && (IsDigit(before) || before == '}')) {
+      readings.push_back({.unit_letters = true});
+      break;
+    }
+  }
   return readings;
 }
 
@@ -169,8 +144,8 @@ class Judge {
         if (!gold_squeezed.empty() && gold_squeezed == Squeezed(text)) {
           return Result(Verdict::kCorrect, reading, "the same text");
         }
-        if (HasWord(gold) && HasWord(text) && !gold_words.empty() &&
-            gold_words == PlainWords(text)) {
+        if (HasWord(gold) && gold_words == PlainWords(text) &&
+            (IsOneWord(gold_words) || IsWords(gold_trees) || IsWords(ParseAll(text, tree)))) {
           return Result(Verdict::kCorrect, reading, "the same words");
         }
         // (C) Cecile and C.

@@ -110,6 +110,15 @@ class Lexer {
            (last.kind == TokenKind::kMark && (last.text == "}" || last.text == ")"));
   }
 
+  bool AfterValueOrUnit() const {
+    if (AfterValue()) return true;
+    if (tokens_.size() < 2) return false;
+    const MathToken& last = tokens_.back();
+    if (last.kind == TokenKind::kText || last.text == "deg") return true;
+    const MathToken& before = tokens_[tokens_.size() - 2];
+    return (last.text == "/" || last.text == "*") && before.kind == TokenKind::kText;
+  }
+
   // The braces' content after at_ (which may be spaces before '{'), or nothing.
   bool Braced(std::string_view& content) {
     std::size_t at = at_;
@@ -223,7 +232,13 @@ class Lexer {
           }
           return Words(core, depth);
         }
-        return Words(content, 0);
+        const bool unit = core.size() == 1 && std::string_view("mshgNJWVALKCFTld").find(core[0]) !=
+                                                  std::string_view::npos;
+        if (unit && name != "mathbb" && (content.size() > 1 || AfterValueOrUnit())) {
+          space_ = true;
+          return Push(TokenKind::kText, std::string(core), true);
+        }
+        return Words(content, depth);
       }
       case CommandKind::kSkipArgument: {
         std::string_view content;

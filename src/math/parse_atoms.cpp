@@ -121,6 +121,7 @@ MathParser::Node MathParser::ParsePrimary() {
       }
       const bool colon = Take(":");
       if ((StartsFactor() || Is("-")) && (colon || Token().space)) {
+        if (ChangesMeaning(words->text)) return Failed();
         if (Is("-")) {
           ++at_;
           Node value = ParseFactor(true);

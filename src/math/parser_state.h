@@ -51,6 +51,7 @@ class MathParser {
 
   // Passes over all tokens, before parsing.
   void JoinNumbers();
+  void DropUnitLetters();
   bool JoinsNumberAt(std::size_t i, bool* decimal) const;
 
   // parser.cpp

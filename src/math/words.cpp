@@ -301,6 +301,35 @@ const char* PlainMark(std::string_view word) {
 bool IsGreek(std::string_view word) { return GreekLetters().count(word) > 0; }
 bool IsUnit(std::string_view word) { return Units().count(word) > 0; }
 
+const char* ScaleWord(std::string_view word) {
+  static const Map map = {
+      {"hundred", "100"},        {"thousand", "1000"},          {"million", "1000000"},
+      {"billion", "1000000000"}, {"trillion", "1000000000000"}, {"dozen", "12"}};
+  const auto found = map.find(word);
+  return found == map.end() ? nullptr : found->second;
+}
+
+bool ChangesMeaning(std::string_view words) {
+  static const Set set = {
+      "not",    "no",      "less",   "more",    "greater",  "least",  "most",    "than",
+      "except", "never",   "nor",    "without", "over",     "under",  "below",   "above",
+      "twice",  "half",    "double", "minus",   "negative", "plus",   "times",   "between",
+      "from",   "until",   "up",     "almost",  "nearly",   "none",   "neither", "divided",
+      "larger", "smaller", "isn",    "doesn",   "exceeds",  "unless", "before",  "after"};
+  std::size_t at = 0;
+  while (at < words.size()) {
+    std::size_t end = at;
+    while (end < words.size() && words[end] != ' ') ++end;
+    std::string lower;
+    for (const char c : words.substr(at, end - at)) {
+      lower += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    }
+    if (set.count(lower)) return true;
+    at = end + 1;
+  }
+  return false;
+}
+
 bool LooksLikeWord(std::string_view letters) {
   static const Set kShort = {"the", "yes",  "not", "odd", "red", "day", "one", "two", "six",
                              "ten", "any",  "all", "and", "for", "but", "pen", "men", "boy",

@@ -27,6 +27,10 @@ const char* PlainMark(std::string_view word);      // "infty", "oo", ...; null
 bool IsGreek(std::string_view word);
 bool IsUnit(std::string_view word);
 
+const char* ScaleWord(std::string_view word);  // "million": its value; null
+// Words before a value that make another value of it: "not", "less than".
+bool ChangesMeaning(std::string_view words);
+
 // Letters that are a word rather than a product of variables.
 bool LooksLikeWord(std::string_view letters);
 
