@@ -240,7 +240,33 @@ class Comparer {
     return tree_.Make(MathOp::kAdd, Nodes{&left, minus});
   }
 
-  bool SameRelations(const MathNode& g, const MathNode& a, int depth) {
+  // f(n) = n^2 defines the function that f(x) = x^2 does: the answer with gold's variables.
+  const MathNode& WithGoldVariables(const MathNode& g, const MathNode& a) {
+    const MathNode& f = *g.kids[0];
+    const MathNode& h = *a.kids[0];
+    if (!OnlyEqualities(g) || !OnlyEqualities(a) || f.op != MathOp::kCall ||
+        h.op != MathOp::kCall || f.text != h.text || f.text.substr(0, 2) != "f:" ||
+        f.kids.size() != 1 || h.kids.size() != 1 || f.kids[0]->op != MathOp::kSymbol ||
+        h.kids[0]->op != MathOp::kSymbol || f.kids[0]->text == h.kids[0]->text) {
+      return a;
+    }
+    int budget = 4000;
+    return *Renamed(a, h.kids[0]->text, f.kids[0]->text, budget);
+  }
+
+  const MathNode* Renamed(const MathNode& node, const std::string& from, const std::string& to,
+                          int& budget) {
+    if (--budget < 0) return &node;
+    MathNode* copy = tree_.Make(node.op, node.text);
+    if (node.op == MathOp::kSymbol && node.text == from) copy->text = to;
+    copy->text2 = node.text2;
+    copy->words = node.words;
+    for (const MathNode* kid : node.kids) copy->kids.push_back(Renamed(*kid, from, to, budget));
+    return copy;
+  }
+
+  bool SameRelations(const MathNode& g, const MathNode& written, int depth) {
+    const MathNode& a = WithGoldVariables(g, written);
     if (g.kids.size() == a.kids.size()) {
       bool forward = g.words == a.words;
       for (std::size_t i = 0; forward && i < g.kids.size(); ++i) {

@@ -138,7 +138,7 @@ std::size_t SentenceEnd(std::string_view text) {
 bool LooksLikeCode(std::string_view text) {
   if (text.size() > 400) return false;
   if (text.find("__") != kNone || text.find("('") != kNone || text.find("(\"") != kNone ||
-      text.find("['") != kNone || text.find("lambda") == 0) {
+      text.find("['") != kNone || text.find("lambda") != kNone) {
     return true;
   }
   for (std::size_t i = 0; i < text.size();) {
@@ -236,27 +236,6 @@ std::vector<std::string> FromSegment(std::string_view segment) {
   return readings;
 }
 
-// The last statement of a text that announces no answer.
-FinalAnswer FromTail(std::string_view text) {
-  const std::vector<Span> math = FindMath(text);
-  for (std::size_t i = math.size(); i-- > 0 && i + 20 > math.size();) {
-    if (IsBareName(math[i].content)) continue;
-    return {{std::string(math[i].content)}, "the last formula"};
-  }
-  const std::size_t close = text.rfind("**");
-  if (close != kNone && close > 2) {
-    const std::size_t open = text.rfind("**", close - 1);
-    if (open != kNone && open + 2 < close && close - open < 60) {
-      const std::string_view bold = text.substr(open + 2, close - open - 2);
-      if (HasDigit(bold)) return {{std::string(bold)}, "bold"};
-    }
-  }
-  std::string number = LastNumberIn(text);
-  if (!number.empty()) return {{number}, "the last number"};
-  if (!math.empty()) return {{std::string(math.back().content)}, "the last formula"};
-  return {};
-}
-
 // Words of three and more letters that are no command: enough of them make prose.
 int CountWords(std::string_view text) {
   int words = 0;
@@ -274,6 +253,58 @@ int CountWords(std::string_view text) {
     if (i == begin) ++i;
   }
   return words;
+}
+
+// What the last sentence says something is, where that is a formula: "the point is (3, 5)."
+std::string_view AfterVerb(std::string_view text) {
+  text = TrimSpace(text);
+  while (!text.empty() && (text.back() == '.' || text.back() == '*')) text.remove_suffix(1);
+  constexpr std::size_t kLongest = 60;
+  const std::size_t from = text.size() > kLongest ? text.size() - kLongest : 0;
+  std::size_t begin = kNone;
+  for (const std::string_view verb : {" is ", " are ", " equals ", " be ", " get ", " gives "}) {
+    const std::size_t at = text.rfind(verb);
+    if (at != kNone && at >= from && (begin == kNone || at + verb.size() > begin)) {
+      begin = at + verb.size();
+    }
+  }
+  if (begin == kNone) return {};
+  std::string_view rest = TrimSpace(text.substr(begin));
+  if (rest.empty() || rest.find('\n') != kNone || !HasDigit(rest)) return {};
+  const char c = rest[0];
+  const bool formula = IsDigit(c) || c == '(' || c == '[' || c == '{' || c == '-' || c == '\\' ||
+                       c == '$' || c == '|';
+  if (!formula || StartsWithWord(rest) || rest.find(". ") != kNone) return {};
+  return CountWords(rest) <= 1 ? rest : std::string_view();
+}
+
+// The last statement of a text that announces no answer.
+FinalAnswer FromTail(std::string_view text) {
+  const std::vector<Span> math = FindMath(text);
+  for (std::size_t i = math.size(); i-- > 0 && i + 20 > math.size();) {
+    if (IsBareName(math[i].content)) continue;
+    return {{std::string(math[i].content)}, "the last formula"};
+  }
+  const std::size_t close = text.rfind("**");
+  if (close != kNone && close > 2) {
+    const std::size_t open = text.rfind("**", close - 1);
+    if (open != kNone && open + 2 < close && close - open < 60) {
+      const std::string_view bold = text.substr(open + 2, close - open - 2);
+      if (HasDigit(bold)) return {{std::string(bold)}, "bold"};
+    }
+  }
+  std::string number = LastNumberIn(text);
+  const std::string_view stated = AfterVerb(text);
+  if (!stated.empty()) return {{std::string(stated), number}, "the last statement"};
+  if (!number.empty()) return {{number}, "the last number"};
+  if (close != kNone && close > 2) {
+    const std::size_t open = text.rfind("**", close - 1);
+    if (open != kNone && open + 2 < close && close - open < 60) {
+      return {{std::string(text.substr(open + 2, close - open - 2))}, "bold"};
+    }
+  }
+  if (!math.empty()) return {{std::string(math.back().content)}, "the last formula"};
+  return {};
 }
 
 FinalAnswer FromBoxes(const std::string& text, std::string_view how) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "math/compare.h"
+#include "math/countdown.h"
 #include "math/extract.h"
 #include "math/parser.h"
 #include "math/plain_words.h"
@@ -33,11 +34,18 @@ bool IsOneWord(std::string_view words) {
   return words.size() >= 3 && std::all_of(words.begin(), words.end(), IsLetter);
 }
 
-// Without the white space, which says nothing between signs.
+// Without the white space, which says nothing but between digits.
 std::string Squeezed(std::string_view text) {
   std::string out;
+  bool space = false;
   for (const char c : text) {
-    if (c != ' ' && c != '\n' && c != '\t' && c != '\r') out += c;
+    if (IsSpace(c)) {
+      space = true;
+      continue;
+    }
+    if (space && !out.empty() && IsDigit(out.back()) && IsDigit(c)) out += ' ';
+    space = false;
+    out += c;
   }
   return out;
 }
@@ -95,6 +103,7 @@ class Judge {
   MathJudgement Run() {
     gold_ = FindGoldAnswer(gold_text_);
     if (gold_.readings.empty()) return Result(Verdict::kBadGold, "", "the gold answer is empty");
+    if (const auto puzzle = ReadCountdown(gold_text_)) return JudgeCountdown(*puzzle);
     const char letter = ChoiceLetter(gold_.readings[0], true);
     if (letter != '\0') return JudgeChoice(letter);
     const FinalAnswer answer = FindFinalAnswer(completion_);
@@ -109,6 +118,20 @@ class Judge {
   MathJudgement Result(Verdict verdict, std::string extracted, std::string why) const {
     return {verdict, gold_.readings.empty() ? std::string() : gold_.readings[0],
             std::move(extracted), std::move(why)};
+  }
+
+  // The gold is {"target", "numbers"}: the answer is an expression that reaches it.
+  MathJudgement JudgeCountdown(const CountdownGoal& goal) {
+    const FinalAnswer answer = FindFinalAnswer(completion_);
+    for (const std::string& reading : answer.readings) {
+      MathTree tree;
+      const ParsedAnswer parsed = ParseMath(TrimAnswer(reading), {}, tree);
+      if (parsed.root == nullptr) continue;
+      const bool right = ReachesGoal(*parsed.root, goal);
+      return Result(right ? Verdict::kCorrect : Verdict::kWrong, reading,
+                    right ? "every number once, and the target" : "misses the target");
+    }
+    return Result(Verdict::kNoAnswer, "", "no expression was found");
   }
 
   MathJudgement JudgeChoice(char letter) {

@@ -280,20 +280,11 @@ const char* PlainFunction(std::string_view word) {
 }
 
 const char* PlainMark(std::string_view word) {
-  static const Map map = {{"oo", "inf"},
-                          {"inf", "inf"},
-                          {"infty", "inf"},
-                          {"infinity", "inf"},
-                          {"Infinity", "inf"},
-                          {"cup", "cup"},
-                          {"cap", "cap"},
-                          {"percent", "%"},
-                          {"pct", "%"},
-                          {"percentage", "%"},
-                          {"degrees", "deg"},
-                          {"degree", "deg"},
-                          {"emptyset", "emptyset"},
-                          {"EmptySet", "emptyset"}};
+  static const Map map = {{"oo", "inf"},       {"inf", "inf"},           {"infty", "inf"},
+                          {"infinity", "inf"}, {"Infinity", "inf"},      {"cup", "cup"},
+                          {"cap", "cap"},      {"percent", "%"},         {"pct", "%"},
+                          {"percentage", "%"}, {"degrees", "deg"},       {"mod", "bmod"},
+                          {"degree", "deg"},   {"emptyset", "emptyset"}, {"EmptySet", "emptyset"}};
   const auto found = map.find(word);
   return found == map.end() ? nullptr : found->second;
 }
