@@ -10,7 +10,7 @@
 namespace opo {
 namespace {
 
-constexpr std::size_t kShort = 200;  // a text that may be an answer as a whole
+constexpr std::size_t kShort = 600;  // a text that may be an answer as a whole
 
 // Cut at a model's end-of-turn marks, drawings taken out.
 std::string CutText(std::string_view text) {
@@ -146,8 +146,9 @@ std::size_t SentenceEnd(std::string_view text) {
     if (text[i] == '\n' && dollars % 2 == 0) {
       std::size_t next = i;
       while (next < text.size() && IsSpace(text[next])) ++next;
-      if (next < text.size() && text[next] == '\\') continue;
-      return i;
+      if (next == text.size() || text[next] != '\\') return i;
+      i = next - 1;
+      continue;
     }
     if (text[i] == '.' && dollars % 2 == 0) {
       if (i + 1 == text.size()) return i;

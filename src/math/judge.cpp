@@ -98,12 +98,15 @@ bool IsWords(const std::vector<Parsed>& trees) {
 class Judge {
  public:
   Judge(std::string_view gold, std::string_view completion)
-      : gold_text_(NormaliseText(gold)), completion_(NormaliseText(completion)) {}
+      : gold_text_(NormaliseText(Tail(gold))), completion_(NormaliseText(Tail(completion))) {}
 
   MathJudgement Run() {
     gold_ = FindGoldAnswer(gold_text_);
     if (gold_.readings.empty()) return Result(Verdict::kBadGold, "", "the gold answer is empty");
     if (const auto puzzle = ReadCountdown(gold_text_)) return JudgeCountdown(*puzzle);
+    if (Squeezed(gold_text_) == Squeezed(completion_)) {
+      return Result(Verdict::kCorrect, completion_, "the same text");
+    }
     const char letter = ChoiceLetter(gold_.readings[0], true);
     if (letter != '\0') return JudgeChoice(letter);
     const FinalAnswer answer = FindFinalAnswer(completion_);
@@ -115,6 +118,12 @@ class Judge {
   }
 
  private:
+  // Final answers stand at the end: of longer texts the start is not read.
+  static std::string_view Tail(std::string_view text) {
+    constexpr std::size_t kLongest = 256 * 1024;
+    return text.size() <= kLongest ? text : text.substr(text.size() - kLongest);
+  }
+
   MathJudgement Result(Verdict verdict, std::string extracted, std::string why) const {
     return {verdict, gold_.readings.empty() ? std::string() : gold_.readings[0],
             std::move(extracted), std::move(why)};
@@ -161,14 +170,17 @@ class Judge {
       const std::string gold_squeezed = Squeezed(gold);
       const std::vector<Parsed> gold_trees = ParseAll(gold, tree);
       const std::string gold_words = PlainWords(gold);
+      const bool gold_is_words = IsWords(gold_trees);
       for (const std::string& reading : answer.readings) {
         const std::string_view text = TrimAnswer(reading);
         if (text.empty()) continue;
         if (!gold_squeezed.empty() && gold_squeezed == Squeezed(text)) {
           return Result(Verdict::kCorrect, reading, "the same text");
         }
+        std::vector<Parsed> trees = ParseAll(text, tree);
+        const bool is_words = IsWords(trees);
         if (HasWord(gold) && gold_words == PlainWords(text) &&
-            (IsOneWord(gold_words) || IsWords(gold_trees) || IsWords(ParseAll(text, tree)))) {
+            (IsOneWord(gold_words) || gold_is_words || is_words)) {
           return Result(Verdict::kCorrect, reading, "the same words");
         }
         // (C) Cecile and C.
@@ -176,10 +188,6 @@ class Judge {
         if (letter != '\0' && gold[0] != '(' && letter == ChoiceLetter(text, true)) {
           return Result(Verdict::kCorrect, reading, "the letter of a choice");
         }
-      }
-      for (const std::string& reading : answer.readings) {
-        const std::string_view text = TrimAnswer(reading);
-        std::vector<Parsed> trees = ParseAll(text, tree);
         if (text.size() > 1 && text.back() == '!') {  // "The answer is 42!"
           for (Parsed& parsed : ParseAll(text.substr(0, text.size() - 1), tree)) {
             trees.push_back(std::move(parsed));
@@ -193,8 +201,10 @@ class Judge {
             }
           }
         }
-        if (!trees.empty() && !IsWords(trees)) break;  // mathematics: later readings do not count
+        // Mathematics that was read: what stands elsewhere does not count.
+        if (!is_words && !gold_is_words) break;
       }
+      if (!gold_is_words) break;
     }
     return Result(Verdict::kWrong, answer.readings[0], "differs from the gold answer");
   }

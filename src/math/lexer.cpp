@@ -298,6 +298,11 @@ class Lexer {
                                                      {"=<", "<="}}};
     for (const Rule& rule : kRules) {
       if (rest.substr(0, rule.text.size()) != rule.text) continue;
+      // "a+-3" is a sum, "x = +-3" and "1 +- 3" have two values.
+      if (rule.text == "+-" && !space_ && !tokens_.empty() &&
+          (AfterValue() || tokens_.back().kind == TokenKind::kSymbol)) {
+        break;
+      }
       at_ += rule.text.size();
       return Mark(rule.mark);
     }

@@ -98,8 +98,8 @@ const Set& Units() {
                           "yd",  "mi",  "oz",  "lb",  "hr",  "ms",  "Hz",  "Pa",  "kJ",  "kW",
                           "kV",  "mV",  "eV",  "mol", "min", "sec", "hrs", "mph", "kmh", "lbs",
                           "kHz", "MHz", "GHz", "kPa", "sq",  "pct", "deg", "rad", "day", "gal",
-                          "cal", "dl",  "cc",  "cl",  "in",  "USD", "EUR", "RMB", "GBP", "kWh",
-                          "mA",  "kN",  "MPa", "AU",  "mph"};
+                          "cal", "dl",  "AM",  "PM",  "am",  "pm",  "cc",  "cl",  "in",  "USD",
+                          "EUR", "RMB", "GBP", "kWh", "mA",  "kN",  "MPa", "AU",  "mph"};
   return set;
 }
 
