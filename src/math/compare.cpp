@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "math/matrix.h"
 #include "math/plain_words.h"
 #include "math/polynomial.h"
 #include "math/scalar.h"
@@ -16,6 +17,17 @@ using Nodes = std::vector<const MathNode*>;
 bool IsCapital(const MathNode& node) {
   return node.op == MathOp::kSymbol && node.text.size() == 1 && node.text[0] >= 'A' &&
          node.text[0] <= 'Z';
+}
+
+// dy/dx
+bool IsDerivative(const MathNode& node) {
+  const auto begins_with_d = [](const MathNode& part) {
+    return part.op == MathOp::kMul && part.kids.size() == 2 &&
+           part.kids[0]->op == MathOp::kSymbol && part.kids[0]->text == "d" &&
+           part.kids[1]->op == MathOp::kSymbol;
+  };
+  return node.op == MathOp::kMul && node.kids.size() == 2 && begins_with_d(*node.kids[0]) &&
+         node.kids[1]->op == MathOp::kInverse && begins_with_d(*node.kids[1]->kids[0]);
 }
 
 // What names a value: x, x_1, f(x), P(A), AB, |AB|, "Area", (x, y), \Delta p, S_1 : S_2.
@@ -33,6 +45,7 @@ bool IsName(const MathNode& node) {
       return node.text[0] == '_' || node.text.substr(0, 2) == "f:";
     }
     case MathOp::kMul: {
+      if (IsDerivative(node)) return true;
       if (node.kids[0]->op == MathOp::kSymbol && node.kids[0]->text == "Delta") {
         return node.kids.size() == 2 && IsName(*node.kids[1]);
       }
@@ -90,7 +103,7 @@ class Comparer {
     if (g.op == a.op && g.op == MathOp::kDifference) {
       return Same(*g.kids[0], *a.kids[0], depth + 1) && Same(*g.kids[1], *a.kids[1], depth + 1);
     }
-    if (g.op == MathOp::kMatrix || a.op == MathOp::kMatrix) {
+    if (Contains(g, MathOp::kMatrix) || Contains(a, MathOp::kMatrix)) {
       if (SameMatrix(g, a, depth)) return true;
     }
     if (g.op == MathOp::kTuple && a.op == MathOp::kTuple) return SameTuple(g, a, depth);
@@ -100,6 +113,9 @@ class Comparer {
     }
     if (g.op == MathOp::kText && a.op == MathOp::kText) {
       return PlainWords(g.text) == PlainWords(a.text) && Because("the same words");
+    }
+    if (g.op == MathOp::kBased && a.op == MathOp::kNumber && g.text == a.text) {
+      return Because("the same digits, the base left away");
     }
     if (IsScalar(g) && IsScalar(a)) return SameNumbers(g, a);
     return false;
@@ -371,8 +387,26 @@ class Comparer {
     Nodes x;
     Nodes y;
     if (!Elements(g, x, 0) || !Elements(a, y, 0)) return false;
+    // "p = 2, q = 3" against "2, 3": the names give an order.
+    if (x.size() == y.size() && x.size() > 1 && (HaveDistinctNames(x) != HaveDistinctNames(y)) &&
+        g.op != MathOp::kSet && a.op != MathOp::kSet) {
+      return SameOrdered(x, y, depth) && Because("the same items in order");
+    }
     if (x.size() * y.size() > 40'000) return false;
     return SameElements(x, y, depth) && Because("the same elements");
+  }
+
+  // Items are equations that name different things: p = 2, q = 3, but not x_1 = 2, x_2 = 3.
+  bool HaveDistinctNames(const Nodes& items) {
+    std::vector<std::string> names;
+    for (const MathNode* item : items) {
+      if (item->op != MathOp::kRelation || WithoutName(*item) == nullptr) return false;
+      const MathNode& name = *item->kids[0];
+      if (name.op != MathOp::kSymbol || name.text.find('_') != std::string::npos) return false;
+      if (std::find(names.begin(), names.end(), name.text) != names.end()) return false;
+      names.push_back(name.text);
+    }
+    return true;
   }
 
   // As sets: each has an equal one on the other side.
@@ -401,23 +435,13 @@ class Comparer {
     return Same(u, v, depth + 1);
   }
 
-  static Nodes RowsOf(const MathNode& node) {
-    if (node.op == MathOp::kMatrix) return node.kids;
-    if (node.op == MathOp::kTuple &&
-        std::all_of(node.kids.begin(), node.kids.end(),
-                    [](const MathNode* kid) { return kid->op == MathOp::kTuple; })) {
-      return node.kids;
-    }
-    return {};
-  }
-
   bool SameMatrix(const MathNode& g, const MathNode& a, int depth) {
     if (g.op == MathOp::kMatrix && a.op == MathOp::kMatrix &&
         (g.text == "vmatrix") != (a.text == "vmatrix")) {
       return false;
     }
-    Nodes x = RowsOf(g);
-    Nodes y = RowsOf(a);
+    Nodes x = MatrixRows(g, tree_, work_);
+    Nodes y = MatrixRows(a, tree_, work_);
     if (y.empty() || x.empty()) {
       // A vector may be written as a tuple.
       const MathNode& matrix = g.op == MathOp::kMatrix ? g : a;

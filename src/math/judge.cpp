@@ -65,13 +65,19 @@ std::vector<MathReading> ReadingsOf(std::string_view text) {
   }
   if (group) readings.push_back({.group_thousands = false});
   if (decimal) readings.push_back({.decimal_comma = true});
-  // A letter behind a digit or a bracket and a space.
-  for (std::size_t i = 1; i + 1 < text.size(); ++i) {
-    const char before = text[i - 1];
-    if (text[i] == ' ' && IsLetter(text[i + 1]) && (IsDigit(before) || before == '}')) {
+  // A letter behind a value and a space.
+  for (std::size_t i = 1; i < text.size(); ++i) {
+    if (!IsDigit(text[i - 1]) && text[i - 1] != '}') continue;
+    std::size_t next = i;
+    while (next < text.size() && (IsSpace(text[next]) || text[next] == '\\' || text[next] == ',' ||
+                                  text[next] == '~' || text[next] == ';')) {
+      ++next;
+    }
+    if (next > i && next < text.size() && IsLetter(text[next])) {
       readings.push_back({.unit_letters = true});
       break;
     }
+    i = std::max(i, next - 1);
   }
   return readings;
 }
@@ -81,9 +87,60 @@ struct Parsed {
   ParsedAnswer answer;
 };
 
+// 1.234.567,89, as written in much of Europe: the same number in our way; else empty.
+std::string FromEuropean(std::string_view text) {
+  std::string out;
+  std::size_t groups = 0;
+  std::size_t at = 0;
+  const auto digits = [&](std::size_t least, std::size_t most) {
+    std::size_t count = 0;
+    while (at < text.size() && IsDigit(text[at]) && count < most) {
+      out += text[at++];
+      ++count;
+    }
+    return count >= least;
+  };
+  if (text.size() > 60 || !digits(1, 3)) return {};
+  for (; at < text.size() && text[at] == '.'; ++groups) {
+    ++at;
+    if (!digits(3, 3)) return {};
+  }
+  const bool comma = at < text.size() && text[at] == ',';
+  if (comma) {
+    ++at;
+    out += '.';
+    if (!digits(1, 40)) return {};
+  }
+  return at == text.size() && (groups >= 2 || (groups == 1 && comma)) ? out : std::string();
+}
+
+// Words that stand for a set.
+std::string_view SetInWords(std::string_view words) {
+  for (const std::string_view all : {"all real numbers", "all reals", "all real number",
+                                     "real numbers", "any real number", "all real x"}) {
+    if (words == all) return "\\mathbb{R}";
+  }
+  for (const std::string_view none :
+       {"no solution", "no solutions", "no real solutions", "no real solution", "empty set",
+        "there is no solution", "there are no solutions"}) {
+    if (words == none) return "\\emptyset";
+  }
+  return {};
+}
+
 // All trees of a text.
 std::vector<Parsed> ParseAll(std::string_view text, MathTree& tree) {
   std::vector<Parsed> trees;
+  if (text.size() < 60) {
+    if (const std::string number = FromEuropean(text); !number.empty()) {
+      trees.push_back({{}, ParseMath(number, {}, tree)});
+      return trees;
+    }
+    if (const std::string_view set = SetInWords(PlainWords(text)); !set.empty()) {
+      trees.push_back({{}, ParseMath(set, {}, tree)});
+      return trees;
+    }
+  }
   for (const MathReading& reading : ReadingsOf(text)) {
     ParsedAnswer answer = ParseMath(text, reading, tree);
     if (answer.root != nullptr) trees.push_back({reading, answer});

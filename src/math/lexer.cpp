@@ -154,6 +154,10 @@ class Lexer {
     std::string_view core = content;
     while (!core.empty() && (skip(core.front()) || core.front() == ',')) core.remove_prefix(1);
     while (!core.empty() && (skip(core.back()) || core.back() == ',')) core.remove_suffix(1);
+    if (AfterValueOrUnit() && IsUnitExpression(core)) {
+      space_ = true;
+      return Push(TokenKind::kText, std::string(core), true);
+    }
     const bool has_math = content.find_first_of("0123456789\\$=<>") != std::string_view::npos;
     if (depth < 4 && (has_math || core.size() <= 1 || core == "and" || core == "or")) {
       Lexer inner(content);
@@ -232,9 +236,8 @@ class Lexer {
           }
           return Words(core, depth);
         }
-        const bool unit = core.size() == 1 && std::string_view("mshgNJWVALKCFTld").find(core[0]) !=
-                                                  std::string_view::npos;
-        if (unit && name != "mathbb" && (content.size() > 1 || AfterValueOrUnit())) {
+        if (name != "mathbb" && (content.size() > core.size() || AfterValueOrUnit()) &&
+            IsUnitExpression(core)) {
           space_ = true;
           return Push(TokenKind::kText, std::string(core), true);
         }

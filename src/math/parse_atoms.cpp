@@ -208,6 +208,13 @@ MathParser::Node MathParser::ParseNumber() {
       at_ += inner == 1 ? 2 : 4;
       return node;
     }
+    if (Is("{", 1) && IsKind(TokenKind::kText, 2) && Is("}", 3) &&
+        BaseWord(Token(2).text) != nullptr) {
+      MathNode* node = tree_.Make(MathOp::kBased, digits);
+      node->text2 = BaseWord(Token(2).text);
+      at_ += 4;
+      return node;
+    }
     if (Is("{", 1) && (IsKind(TokenKind::kText, 2) || IsKind(TokenKind::kSymbol, 2))) {
       while (!AtEnd() && !Is("}")) ++at_;  // 123_{ten}
       Take("}");
@@ -280,7 +287,10 @@ MathParser::Node MathParser::ParseBrackets() {
   std::string connective;
   bool trailing = false;
   std::vector<Node> items;
+  const int outward = outward_;
+  outward_ = open == "]" ? 1 : 0;
   if (!Is(")") && !Is("]")) items = ParseItems(&connective, &trailing);
+  outward_ = outward;
   if (failed_ || AtEnd()) return Failed();
   bars_ = bars;
   builders_ = builders;

@@ -52,6 +52,17 @@ MathParser::Node MathParser::ParseSymbol() {
   ++at_;
   if (name == "I" && !AtEnd() && Is("_")) name = "I";
   Node value = nullptr;
+  // f^{-1}(x)
+  if ((name == "f" || name == "g" || name == "h") && Is("^") && Is("{", 1) && Is("-", 2) &&
+      IsKind(TokenKind::kNumber, 3) && Is("}", 4) && Is("(", 5)) {
+    at_ += 5;
+    std::string connective;
+    bool trailing = false;
+    ++at_;
+    std::vector<Node> args = ParseItems(&connective, &trailing);
+    if (failed_ || !Take(")")) return Failed();
+    return Call("f:" + name + "^-1", std::move(args));
+  }
   if (Is("_") && !AtEnd()) {
     ++at_;
     if (AtEnd()) return Failed();
@@ -172,6 +183,7 @@ MathParser::Node MathParser::ParseFunction() {
     node->words = {"="};
     return node;
   }
+  if (name == "Matrix" && args.size() == 1 && args[0]->op == MathOp::kTuple) return args[0];
   if (name == "rational" && args.size() == 2) {
     return Mul(args[0], tree_.Make(MathOp::kInverse, std::vector<Node>{args[1]}));
   }

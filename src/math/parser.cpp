@@ -52,12 +52,11 @@ bool MathParser::Take(std::string_view mark) {
 
 // "5 m/s": letters behind the only value, with a space before them.
 void MathParser::DropUnitLetters() {
-  static constexpr std::string_view kUnitLetters = "mshgNJWVALKCFTld";
   std::size_t begin = tokens_.size();
   for (std::size_t i = tokens_.size(); i-- > 0;) {
     const MathToken& token = tokens_[i];
-    const bool letter = token.kind == TokenKind::kSymbol && token.text.size() == 1 &&
-                        kUnitLetters.find(token.text[0]) != std::string_view::npos;
+    const bool letter =
+        token.kind == TokenKind::kSymbol && token.text.size() == 1 && IsUnitLetter(token.text[0]);
     if (token.kind == TokenKind::kSymbol && !letter) return;
     if (letter && token.space && i > 0) begin = i;
     const bool part = letter || token.kind == TokenKind::kText ||
@@ -300,6 +299,7 @@ bool MathParser::StartsFactor() const {
       break;
   }
   if (token.text == "|") return bars_ == 0 && builders_ == 0;
+  if (token.text == "[" && outward_ > 0) return false;
   static constexpr std::string_view kStarts[] = {
       "(",      "[",     "{",   "\\{",  "frac", "sqrt", "binom",
       "lfloor", "lceil", "sum", "prod", "int",  "lim",  "overline",

@@ -79,6 +79,7 @@ const Map& Functions() {
                           {"Im", "im"},
                           {"gamma_function", "gamma"},
                           {"Eq", "Eq"},
+                          {"Matrix", "Matrix"},
                           {"Mod", "mod"},
                           {"Rational", "rational"}};
   return map;
@@ -289,8 +290,43 @@ const char* PlainMark(std::string_view word) {
   return found == map.end() ? nullptr : found->second;
 }
 
+bool IsUnitLetter(char c) {
+  return std::string_view("mshgNJWVALKCFTld").find(c) != std::string_view::npos;
+}
+
+bool IsUnitExpression(std::string_view text) {
+  bool any = false;
+  for (std::size_t i = 0; i < text.size();) {
+    const char c = text[i];
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    if (!letter) {
+      if (std::string_view(" ~/^*{}-.0123456789").find(c) == std::string_view::npos) return false;
+      if (!any && c >= '0' && c <= '9') return false;
+      ++i;
+      continue;
+    }
+    const std::size_t begin = i;
+    while (i < text.size() &&
+           ((text[i] >= 'a' && text[i] <= 'z') || (text[i] >= 'A' && text[i] <= 'Z'))) {
+      ++i;
+    }
+    const std::string_view run = text.substr(begin, i - begin);
+    if (run.size() == 1 ? !IsUnitLetter(run[0]) : !IsUnit(run)) return false;
+    any = true;
+  }
+  return any;
+}
+
 bool IsGreek(std::string_view word) { return GreekLetters().count(word) > 0; }
 bool IsUnit(std::string_view word) { return Units().count(word) > 0; }
+
+const char* BaseWord(std::string_view word) {
+  static const Map map = {{"two", "2"},  {"three", "3"},   {"four", "4"},    {"five", "5"},
+                          {"six", "6"},  {"seven", "7"},   {"eight", "8"},   {"nine", "9"},
+                          {"ten", "10"}, {"eleven", "11"}, {"twelve", "12"}, {"sixteen", "16"}};
+  const auto found = map.find(word);
+  return found == map.end() ? nullptr : found->second;
+}
 
 const char* ScaleWord(std::string_view word) {
   static const Map map = {
