@@ -167,7 +167,8 @@ std::size_t SentenceEnd(std::string_view text) {
 bool LooksLikeCode(std::string_view text) {
   if (text.size() > 400) return false;
   if (text.find("__") != kNone || text.find("('") != kNone || text.find("(\"") != kNone ||
-      text.find("['") != kNone || text.find("lambda") != kNone) {
+      text.find("['") != kNone || text.find("lambda:") != kNone ||
+      text.find("lambda x:") != kNone || text.find("lambda _:") != kNone) {
     return true;
   }
   for (std::size_t i = 0; i < text.size();) {
@@ -191,8 +192,10 @@ bool LooksLikeCode(std::string_view text) {
 bool StartsWithWord(std::string_view text) {
   std::size_t end = 0;
   while (end < text.size() &&
-         (IsLetter(text[end]) || static_cast<unsigned char>(text[end]) >= 0x80))
+         (IsLetter(text[end]) || static_cast<unsigned char>(text[end]) >= 0x80 ||
+          (text[end] == '\'' && end > 0 && end + 1 < text.size() && IsLetter(text[end + 1])))) {
     ++end;
+  }
   const std::string_view word = text.substr(0, end);
   if (end < text.size() && IsDigit(text[end])) return false;
   return end >= 2 && PlainFunction(word) == nullptr && PlainMark(word) == nullptr &&

@@ -89,6 +89,8 @@ class Lexer {
       if (const char* function = PlainFunction(run)) return Push(TokenKind::kFunction, function);
       if (const char* mark = PlainMark(run)) return Mark(mark);
       if (IsGreek(run)) return Push(TokenKind::kSymbol, std::string(run));
+      if (run.size() == 4 && run.substr(1) == "bar")
+        return Push(TokenKind::kSymbol, std::string(run));
       if (AfterValue() && IsUnit(run)) return Push(TokenKind::kText, std::string(run));
       if (LooksLikeWord(run)) return Push(TokenKind::kText, std::string(run));
       // A function's or a constant's name at the end or the start of letters: "xsin", "pir".

@@ -23,6 +23,16 @@ class MatrixReader {
         const MathNode* minus = tree_.Make(MathOp::kNeg, Nodes{One()});
         return Scaled(*minus, RowsOf(*node.kids[0], depth + 1));
       }
+      case MathOp::kPower: {
+        const Nodes rows = RowsOf(*node.kids[0], depth + 1);
+        const MathNode& exponent = *node.kids[1];
+        if (rows.empty()) return rows;
+        if (exponent.op == MathOp::kSymbol && exponent.text == "T") return Transposed(rows);
+        if (exponent.op != MathOp::kNumber || exponent.text.size() != 1) return {};
+        Nodes power = rows;
+        for (int i = 1; i < exponent.text[0] - '0' && i < 5; ++i) power = Multiplied(power, rows);
+        return exponent.text[0] >= '1' && exponent.text[0] <= '5' ? power : Nodes();
+      }
       case MathOp::kAdd: {
         Nodes sum = RowsOf(*node.kids[0], depth + 1);
         for (std::size_t i = 1; i < node.kids.size() && !sum.empty(); ++i) {
@@ -65,6 +75,19 @@ class MatrixReader {
       Nodes entries;
       for (const MathNode* entry : row->kids) {
         entries.push_back(tree_.Make(MathOp::kMul, Nodes{&factor, entry}));
+      }
+      out.push_back(tree_.Make(MathOp::kTuple, std::move(entries), "()"));
+    }
+    return out;
+  }
+
+  Nodes Transposed(const Nodes& rows) {
+    Nodes out;
+    for (std::size_t c = 0; c < rows[0]->kids.size() && c < 50; ++c) {
+      Nodes entries;
+      for (const MathNode* row : rows) {
+        if (row->kids.size() <= c) return {};
+        entries.push_back(row->kids[c]);
       }
       out.push_back(tree_.Make(MathOp::kTuple, std::move(entries), "()"));
     }

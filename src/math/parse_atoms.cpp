@@ -161,7 +161,13 @@ MathParser::Node MathParser::ParsePrimary() {
   if (mark == "overline" || mark == "accent") {
     Node value = ParseArgument(false);
     if (failed_) return nullptr;
-    return mark == "accent" ? value : Call("overline", {value});
+    if (mark == "accent") return value;
+    if (value->op == MathOp::kSymbol && value->text.size() == 1) {  // \bar{x}_n
+      tokens_[at_ - 1] = {TokenKind::kSymbol, value->text + "bar", false, false};
+      --at_;
+      return ParseSymbol();
+    }
+    return Call("overline", {value});
   }
   if (mark == "sum" || mark == "prod" || mark == "int" || mark == "lim") {
     return ParseBigOperator(mark);

@@ -102,7 +102,7 @@ bool MathParser::JoinsNumberAt(std::size_t i, bool* decimal) const {
       *decimal = true;
       return true;
     }
-    const std::size_t whole = std::min(digits.find('.'), digits.size());
+    const std::size_t whole = std::min(digits.find_first_of(".eE"), digits.size());
     return reading_.group_thousands && whole == 3;
   }
   return false;
@@ -130,7 +130,7 @@ void MathParser::JoinNumbers() {
         if (decimal) token.text += '.';
         token.text += tokens_[i + 1].text;
         i += 2;
-        if (token.text.find('.') != std::string::npos) break;
+        if (!AllDigits(token.text)) break;
       }
       // 1 234 567
       while (brackets == 0 && zeros == 0 && first <= 3 && i < tokens_.size() &&
@@ -327,7 +327,9 @@ bool MathParser::SkipText() {
         const bool number = IsKind(TokenKind::kNumber, 1);
         const bool braces = Is("{", 1) && IsKind(TokenKind::kNumber, 2) && Is("}", 3);
         const bool minus = Is("{", 1) && Is("-", 2) && IsKind(TokenKind::kNumber, 3) && Is("}", 4);
-        const bool text = IsKind(TokenKind::kText, 1);
+        const bool text = IsKind(TokenKind::kText, 1) ||
+                          (Is("/") && IsKind(TokenKind::kSymbol, 1) && Token(1).text.size() == 1 &&
+                           IsUnitLetter(Token(1).text[0]));
         if (!number && !braces && !minus && !text) break;
         const std::size_t size = number || text ? 2 : braces ? 4 : 5;
         for (std::size_t i = 0; i < size; ++i) unit_ += Token(i).text;

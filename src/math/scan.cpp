@@ -57,10 +57,12 @@ void VisitNumbers(std::string_view text, const Visit& visit) {
     if (digit && i > 0 &&
         (IsLetter(text[i - 1]) || text[i - 1] == '_' || text[i - 1] == '^' ||
          (text[i - 1] == '{' && i > 1 && (text[i - 2] == '^' || text[i - 2] == '_')))) {
+      ++i;
       while (i < text.size() && (IsLetter(text[i]) || IsDigit(text[i]))) ++i;
       continue;
     }
     std::size_t begin = i;
+    std::size_t groups = 0;
     while (i < text.size()) {
       const char c = text[i];
       if (c == '\\') {
@@ -74,6 +76,14 @@ void VisitNumbers(std::string_view text, const Visit& visit) {
           break;
         }
         i = end;
+        continue;
+      }
+      // 1 000 000
+      if (c == ' ' && i - begin <= 3 + groups * 4 && i + 3 < text.size() && IsDigit(text[i - 1]) &&
+          text[begin] != '0' && IsDigit(text[i + 1]) && IsDigit(text[i + 2]) &&
+          IsDigit(text[i + 3]) && !(i + 4 < text.size() && IsDigit(text[i + 4]))) {
+        i += 4;
+        ++groups;
         continue;
       }
       if (IsDigit(c) || c == '%' || c == '!' || c == '\'') {

@@ -79,6 +79,12 @@ const Map& Functions() {
                           {"Im", "im"},
                           {"gamma_function", "gamma"},
                           {"Eq", "Eq"},
+                          {"Ne", "Ne"},
+                          {"Lt", "Lt"},
+                          {"Le", "Le"},
+                          {"Gt", "Gt"},
+                          {"Ge", "Ge"},
+                          {"root", "root"},
                           {"Matrix", "Matrix"},
                           {"Mod", "mod"},
                           {"Rational", "rational"}};
@@ -218,7 +224,7 @@ const Map& Marks() {
                           {"lor", "or"},
                           {"vee", "or"},
                           {"sqrt", "sqrt"},
-                          {"root", "sqrt"},
+
                           {"surd", "sqrt"},
                           {"R", "R"},
                           {"Re", "re"},
