@@ -90,7 +90,9 @@ class Comparer {
       if (SameCollection(g, a, depth)) return true;
     }
     if (IsSetLike(g) || IsSetLike(a)) {
-      const auto x = ToRealSet(g, work_);
+      const bool other_names =
+          g.op == MathOp::kRelation && a.op == MathOp::kRelation && OnlySymbol(g) != OnlySymbol(a);
+      const auto x = other_names ? std::nullopt : ToRealSet(g, work_);
       if (x) {
         const auto y = ToRealSet(a, work_);
         if (y && SameRealSet(*x, *y)) return Because("the same set of reals");
@@ -125,6 +127,15 @@ class Comparer {
   bool Because(const char* why) {
     why_ = why;
     return true;
+  }
+
+  // The first symbol that is no constant.
+  static std::string OnlySymbol(const MathNode& node) {
+    if (node.op == MathOp::kSymbol && node.text != "pi" && node.text != "e") return node.text;
+    for (const MathNode* kid : node.kids) {
+      if (std::string name = OnlySymbol(*kid); !name.empty()) return name;
+    }
+    return {};
   }
 
   static bool IsScalar(const MathNode& node) {
@@ -236,7 +247,9 @@ class Comparer {
     const MathNode& other = gold_named ? a : g;
     if (value == nullptr && !gold_named && OnlyEqualities(a) && IsConstantScalar(other) &&
         IsConstantScalar(*a.kids.back())) {
-      value = a.kids.back();  // "x + y = 5" answers 5
+      // "x + y = 5" answers 5; "x + y = 0" is an equation.
+      const auto zero = ExactValue(*a.kids.back(), MathSense(), work_);
+      if (!zero || !zero->IsZero()) value = a.kids.back();
     }
     if (value == nullptr) return false;
     const bool same = gold_named ? Same(*value, other, depth + 1) : Same(other, *value, depth + 1);

@@ -485,6 +485,18 @@ FinalAnswer FindGoldAnswer(std::string_view raw) {
 
 char ChoiceLetter(std::string_view text, bool alone) {
   text = TrimAnswer(text);
+  // \textbf{(B)} 12
+  if (text.size() > 6 && text[0] == '\\') {
+    const std::size_t open = text.find('{');
+    const std::string_view name = text.substr(1, open == kNone ? 0 : open - 1);
+    const std::size_t close = text.find('}');
+    if (close != kNone && (name.substr(0, 4) == "text" || name == "mathrm" || name == "mathbf" ||
+                           name == "mbox" || name == "textbf")) {
+      const std::string_view inside = text.substr(open + 1, close - open - 1);
+      if (alone && !TrimAnswer(text.substr(close + 1)).empty()) return '\0';
+      return ChoiceLetter(inside, alone || inside.size() < 4);
+    }
+  }
   const bool bracket = !text.empty() && (text.front() == '(' || text.front() == '[');
   if (bracket) text = TrimSpace(text.substr(1));
   if (text.empty() || text[0] < 'A' || text[0] > 'J') return '\0';

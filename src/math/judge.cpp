@@ -210,7 +210,7 @@ class Judge {
         found = ChoiceLetter(extracted, false);
       }
     }
-    if (found == '\0') found = FindChoice(completion_);
+    if (found == '\0' && answer.how != "boxed") found = FindChoice(completion_);
     if (found != '\0') {
       return Result(found == letter ? Verdict::kCorrect : Verdict::kWrong, std::string(1, found),
                     "the letter of a choice");
