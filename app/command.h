@@ -74,6 +74,7 @@ void AddData(CLI::App& app, int& exit_code);
 void AddInit(CLI::App& app, int& exit_code);
 void AddConvert(CLI::App& app, int& exit_code);
 void AddPlan(CLI::App& app, int& exit_code);
+void AddVerify(CLI::App& app, int& exit_code);
 void AddDoctor(CLI::App& app, int& exit_code);
 void AddBench(CLI::App& app, int& exit_code);
 

@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   opo::AddInit(app, exit_code);
   opo::AddConvert(app, exit_code);
   opo::AddPlan(app, exit_code);
+  opo::AddVerify(app, exit_code);
   opo::AddDoctor(app, exit_code);
   opo::AddBench(app, exit_code);
   try {

@@ -13,8 +13,8 @@ namespace opo {
 // `where` names the term in messages: "reward.0".
 using MakeRewardKind = std::unique_ptr<Reward>(const RewardConfig& config,
                                                const std::string& where);
-MakeRewardKind MakeNumberReward, MakeExactReward, MakeChoiceReward, MakeRegexReward,
-    MakeFormatReward, MakeCountdownReward, MakeLengthReward, MakeOverlongReward,
+MakeRewardKind MakeMathReward, MakeNumberReward, MakeExactReward, MakeChoiceReward, MakeRegexReward,
+    MakeFormatReward, MakeMathReward, MakeCountdownReward, MakeLengthReward, MakeOverlongReward,
     MakeRepetitionReward;
 
 // The last decimal number of a text in its normal form: no plus sign, no thousands separators, no

@@ -24,6 +24,7 @@ const std::vector<Kind>& Kinds() {
   static const std::vector<Kind> kinds = {
       {"number", MakeNumberReward, {}},
       {"exact", MakeExactReward, {}},
+      {"math", MakeMathReward, {}},
       {"choice", MakeChoiceReward, {}},
       {"regex", MakeRegexReward, {"pattern"}},
       {"format", MakeFormatReward, {"pattern"}},

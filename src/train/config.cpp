@@ -153,6 +153,12 @@ void VisitFields(Fields& f, RolloutSettings& c) {
   f.Field("stop", c.stop, "texts that end an answer");
   f.Field("slots", c.slots, "answers decoded at the same time; 0: all of a step",
           Range(0, kMaxCount));
+  f.Field("dynamic_sampling", c.dynamic_sampling,
+          "replace prompts whose answers all have the same reward by further ones (DAPO)");
+  f.Field("max_draws", c.max_draws,
+          "of dynamic_sampling: prompts drawn a step, in batches; then the batch is filled with "
+          "those that were to be replaced",
+          Range(1, kMaxCount));
 }
 
 void VisitFields(Fields& f, AlgorithmConfig& c) {

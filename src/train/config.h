@@ -59,6 +59,8 @@ struct RolloutSettings {  // [rollout]
   double frequency_penalty = 0.0;
   std::vector<std::string> stop;
   idx slots = 0;
+  bool dynamic_sampling = false;
+  idx max_draws = 10;
 };
 
 struct AlgorithmConfig {  // [algorithm]

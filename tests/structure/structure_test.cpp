@@ -73,11 +73,12 @@ TEST(Structure, RoomsStandInTheOrderOfTheDesign) {
       {"text", {"base", "format"}},
       {"data", {"base", "format"}},
       {"model", {"base", "format", "kernels"}},
-      {"reward", {"base", "data", "format", "text"}},
+      {"math", {"base", "format", "text"}},
+      {"reward", {"base", "data", "format", "math", "text"}},
       {"algo", {"base"}},
-      {"rollout", {"base", "data", "format", "kernels", "model", "reward", "text"}},
+      {"rollout", {"base", "data", "format", "kernels", "math", "model", "reward", "text"}},
       {"train",
-       {"algo", "base", "data", "format", "kernels", "model", "reward", "rollout", "text"}}};
+       {"algo", "base", "data", "format", "kernels", "math", "model", "reward", "rollout", "text"}}};
   for (const auto& [room, deps] : wanted) {
     ASSERT_TRUE(rooms.count(room)) << room;
     for (const std::string& dep : rooms.at(room)) {
