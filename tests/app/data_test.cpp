@@ -174,10 +174,12 @@ TEST_F(Data, TrainTakesAllOfIt) {
 
 TEST_F(Data, TrainReadsVerlsParquet) {
   const std::string run = scratch_ / "run";
-  const ProgramResult result = RunProgram(
-      {"train", "--set", "data.train=" + kVerl + ".parquet", "--set", "data.held_out=0.3", "--set",
-       "rollout.prompts=4", "--set", "rollout.samples=2", "--set", "rollout.max_new_tokens=4",
-       "--set", "train.steps=1", "--set", "checkpoint.every=0", "--set", "run.dir=" + run});
+  const std::string config =
+      Write("verl.toml", "[data]\ntrain = \"" + kVerl +
+                             ".parquet\"\nheld_out = 0.3\n[rollout]\nprompts = 4\n"
+                             "samples = 2\nmax_new_tokens = 4\n[train]\nsteps = 1\n"
+                             "[checkpoint]\nevery = 0\n");
+  const ProgramResult result = RunProgram({"train", config, "--set", "run.dir=" + run});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_TRUE(result.last_line().contains("eval_after")) << result.out;
   const std::vector<json> samples = Lines(ReadText(run + "/samples.jsonl"));
