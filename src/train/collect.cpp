@@ -1,11 +1,71 @@
 #include "train/collect.h"
 
+#include <utility>
+
 #include "base/clock.h"
-#include "train/fit_prompts.h"
+#include "base/error.h"
+#include "base/hash.h"
 
 namespace opo {
 
 using nlohmann::ordered_json;
+
+namespace {
+
+// data.overlong = "truncate": keeps the last data.prompt_limit tokens.
+void CutPrompt(const DataConfig& config, std::vector<TokenId>& prompt) {
+  const auto limit = static_cast<std::size_t>(config.prompt_limit);
+  if (config.overlong != "truncate" || prompt.size() <= limit) return;
+  prompt.erase(prompt.begin(), prompt.end() - static_cast<std::ptrdiff_t>(limit));
+}
+
+}  // namespace
+
+void FitPrompts(const PromptRenderer& prompts, const DataConfig& config, DataSets& data) {
+  std::vector<Problem> kept;
+  std::size_t next = 0;
+  for (std::size_t s = 0; s < data.sizes.size(); ++s) {
+    const auto size = static_cast<std::size_t>(data.sizes[s]);
+    idx longer = 0;
+    for (const std::size_t end = next + size; next < end; ++next) {
+      Problem& problem = data.train[next];
+      const auto tokens = static_cast<idx>(prompts.Render(problem.messages).size());
+      if (tokens > config.prompt_limit) {
+        ++longer;
+        if (config.overlong == "error") {
+          Fail(ErrorCode::kInput,
+               "{}: problem {} (id '{}') has {} prompt tokens, data.prompt_limit is {}; raise it, "
+               "or set data.overlong to drop or truncate",
+               data.names[s], next - (end - size) + 1, problem.id, tokens, config.prompt_limit);
+        }
+        if (config.overlong == "drop") continue;
+      }
+      kept.push_back(std::move(problem));
+    }
+    if (longer == 0) continue;
+    const bool dropped = config.overlong == "drop";
+    data.notes.push_back(fmt::format(
+        "{}: {} of {} prompts have more than data.prompt_limit = {} tokens and {}", data.names[s],
+        longer, size, config.prompt_limit, dropped ? "are dropped" : "lose their beginning"));
+    if (dropped) data.sizes[s] -= longer;
+    if (data.sizes[s] == 0) {
+      Fail(ErrorCode::kInput, "{}: every prompt is longer than data.prompt_limit = {}; raise it",
+           data.names[s], config.prompt_limit);
+    }
+  }
+  data.train = std::move(kept);
+}
+
+std::string DataDigest(const DataSets& data) {
+  Digest digest;
+  for (const Problem& problem : data.train) {
+    const std::string text =
+        nlohmann::ordered_json{problem.id, problem.messages, problem.answer, problem.extra}.dump(
+            -1, ' ', false, ordered_json::error_handler_t::replace);
+    digest.Add(std::span<const char>(text));
+  }
+  return digest.Hex();
+}
 
 SamplingConfig TrainingSampling(const TrainConfig& config, idx step) {
   SamplingConfig s;

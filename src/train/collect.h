@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "data/data_set.h"
 #include "data/prompt_order.h"
 #include "rollout/prompts.h"
 #include "rollout/rollout.h"
@@ -12,6 +13,14 @@
 #include "train/scoring.h"
 
 namespace opo {
+
+// Looks at all training prompts before a run begins. data.overlong says what happens to one that is
+// longer than data.prompt_limit: Error(kInput) naming the problem, or it is removed, or it is only
+// counted, since its beginning is cut when it is drawn. Says in data.notes how many there were.
+void FitPrompts(const PromptRenderer& prompts, const DataConfig& config, DataSets& data);
+
+// XXH3-128 over the training problems: a resumed run must find the same.
+std::string DataDigest(const DataSets& data);
 
 // How the run samples; `step` is part of the random numbers' key.
 SamplingConfig TrainingSampling(const TrainConfig& config, idx step);

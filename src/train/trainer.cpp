@@ -17,7 +17,6 @@
 #include "train/checkpoint.h"
 #include "train/collect.h"
 #include "train/evaluate.h"
-#include "train/fit_prompts.h"
 #include "train/floor.h"
 #include "train/learner.h"
 #include "train/plan.h"
@@ -53,6 +52,7 @@ class Trainer {
     DataSets data = LoadDataSets(config.data);
     FitPrompts(prompts_, config.data, data);
     for (const std::string& note : data.notes) fmt::print(stderr, "{}\n", note);
+    data_digest_ = DataDigest(data);
     train_problems_ = std::move(data.train);
     eval_problems_ = std::move(data.eval);
     order_.emplace(std::move(data.sizes), data.weights, config.train.seed, config.data.shuffle);
@@ -126,6 +126,7 @@ class Trainer {
     m["shards"] = config_.train.shards;
     m["unit_tokens"] = config_.train.unit_tokens;
     m["moments"] = config_.train.moments;
+    m["data_digest"] = data_digest_;
     m["initial_weights_digest"] = initial_digest_;
     if (weights_.config.lora.on()) m["base_digest"] = packed_->base_digest();
     return m;
@@ -156,9 +157,10 @@ class Trainer {
       return 0;
     }
     ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
-    // Runs from before there was a choice.
-    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
+    // Runs from before these were kept.
     const ordered_json now = Manifest();
+    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
+    if (kept.is_object() && !kept.contains("data_digest")) kept["data_digest"] = data_digest_;
     for (const auto& [key, value] : now.items()) {
       if (key == "opo_version") continue;
       if (!kept.is_object() || !kept.contains(key) || kept[key] != value) {
@@ -483,7 +485,7 @@ class Trainer {
   std::unique_ptr<RewardJournal> journal_;
   std::unique_ptr<Collector<T>> collector_;
   Buffer<float> grad_;
-  std::string initial_digest_;
+  std::string initial_digest_, data_digest_;
   idx prompt_position_ = 0;  // where the run begins, or goes on
   double gemm_rate_ = 0;
   double save_seconds_ = 0;
