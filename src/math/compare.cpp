@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "math/matrix.h"
+#include "math/plain_words.h"
 #include "math/polynomial.h"
 #include "math/scalar.h"
 #include "math/sets.h"
@@ -15,6 +17,17 @@ using Nodes = std::vector<const MathNode*>;
 bool IsCapital(const MathNode& node) {
   return node.op == MathOp::kSymbol && node.text.size() == 1 && node.text[0] >= 'A' &&
          node.text[0] <= 'Z';
+}
+
+// dy/dx
+bool IsDerivative(const MathNode& node) {
+  const auto begins_with_d = [](const MathNode& part) {
+    return part.op == MathOp::kMul && part.kids.size() == 2 &&
+           part.kids[0]->op == MathOp::kSymbol && part.kids[0]->text == "d" &&
+           part.kids[1]->op == MathOp::kSymbol;
+  };
+  return node.op == MathOp::kMul && node.kids.size() == 2 && begins_with_d(*node.kids[0]) &&
+         node.kids[1]->op == MathOp::kInverse && begins_with_d(*node.kids[1]->kids[0]);
 }
 
 // What names a value: x, x_1, f(x), P(A), AB, |AB|, "Area", (x, y), \Delta p, S_1 : S_2.
@@ -32,11 +45,14 @@ bool IsName(const MathNode& node) {
       return node.text[0] == '_' || node.text.substr(0, 2) == "f:";
     }
     case MathOp::kMul: {
+      if (IsDerivative(node)) return true;
       if (node.kids[0]->op == MathOp::kSymbol && node.kids[0]->text == "Delta") {
         return node.kids.size() == 2 && IsName(*node.kids[1]);
       }
-      return std::all_of(node.kids.begin(), node.kids.end(),
-                         [](const MathNode* kid) { return IsCapital(*kid); });
+      return std::all_of(node.kids.begin(), node.kids.end(), [](const MathNode* kid) {
+        if (kid->op == MathOp::kInverse) return IsName(*kid->kids[0]);
+        return IsCapital(*kid) || (kid->op == MathOp::kMul && IsName(*kid));
+      });
     }
     case MathOp::kTuple:
     case MathOp::kRatio:
@@ -74,7 +90,9 @@ class Comparer {
       if (SameCollection(g, a, depth)) return true;
     }
     if (IsSetLike(g) || IsSetLike(a)) {
-      const auto x = ToRealSet(g, work_);
+      const bool other_names =
+          g.op == MathOp::kRelation && a.op == MathOp::kRelation && OnlySymbol(g) != OnlySymbol(a);
+      const auto x = other_names ? std::nullopt : ToRealSet(g, work_);
       if (x) {
         const auto y = ToRealSet(a, work_);
         if (y && SameRealSet(*x, *y)) return Because("the same set of reals");
@@ -87,13 +105,19 @@ class Comparer {
     if (g.op == a.op && g.op == MathOp::kDifference) {
       return Same(*g.kids[0], *a.kids[0], depth + 1) && Same(*g.kids[1], *a.kids[1], depth + 1);
     }
-    if (g.op == MathOp::kMatrix || a.op == MathOp::kMatrix) {
+    if (Contains(g, MathOp::kMatrix) || Contains(a, MathOp::kMatrix)) {
       if (SameMatrix(g, a, depth)) return true;
     }
     if (g.op == MathOp::kTuple && a.op == MathOp::kTuple) return SameTuple(g, a, depth);
     if (g.op == MathOp::kRatio && a.op == MathOp::kRatio) return SameRatio(g, a);
     if ((g.op == MathOp::kRatio) != (a.op == MathOp::kRatio)) {
       return SameQuotient(g.op == MathOp::kRatio ? g : a, g.op == MathOp::kRatio ? a : g);
+    }
+    if (g.op == MathOp::kText && a.op == MathOp::kText) {
+      return PlainWords(g.text) == PlainWords(a.text) && Because("the same words");
+    }
+    if (g.op == MathOp::kBased && a.op == MathOp::kNumber && g.text == a.text) {
+      return Because("the same digits, the base left away");
     }
     if (IsScalar(g) && IsScalar(a)) return SameNumbers(g, a);
     return false;
@@ -103,6 +127,15 @@ class Comparer {
   bool Because(const char* why) {
     why_ = why;
     return true;
+  }
+
+  // The first symbol that is no constant.
+  static std::string OnlySymbol(const MathNode& node) {
+    if (node.op == MathOp::kSymbol && node.text != "pi" && node.text != "e") return node.text;
+    for (const MathNode* kid : node.kids) {
+      if (std::string name = OnlySymbol(*kid); !name.empty()) return name;
+    }
+    return {};
   }
 
   static bool IsScalar(const MathNode& node) {
@@ -163,6 +196,21 @@ class Comparer {
         (node.kids[0]->op == MathOp::kUnion || node.kids[0]->op == MathOp::kSet)) {
       return Plain(*node.kids[0]);
     }
+    if (node.op == MathOp::kList) {
+      // "..., k in Z" says what k is.
+      Nodes kept;
+      for (const MathNode* kid : node.kids) {
+        const bool condition = kid->op == MathOp::kRelation && kid->words[0] == "in" &&
+                               (kid->kids[1]->op == MathOp::kSymbol ||
+                                (kid->kids[1]->op == MathOp::kReals && !kept.empty()));
+        if (!condition) kept.push_back(kid);
+      }
+      if (!kept.empty() && kept.size() < node.kids.size()) {
+        if (kept.size() == 1) return Plain(*kept[0]);
+        return *tree_.Make(MathOp::kList, std::move(kept), node.text);
+      }
+      return node;
+    }
     if (node.op != MathOp::kRelation) return node;
     if (node.words.size() == 1 && node.words[0] == "in" && IsName(*node.kids[0])) {
       return *node.kids[1];
@@ -196,8 +244,14 @@ class Comparer {
     // A name on one side only.
     const bool gold_named = g.op == MathOp::kRelation;
     const MathNode* value = WithoutName(gold_named ? g : a);
-    if (value == nullptr) return false;
     const MathNode& other = gold_named ? a : g;
+    if (value == nullptr && !gold_named && OnlyEqualities(a) && IsConstantScalar(other) &&
+        IsConstantScalar(*a.kids.back())) {
+      // "x + y = 5" answers 5; "x + y = 0" is an equation.
+      const auto zero = ExactValue(*a.kids.back(), MathSense(), work_);
+      if (!zero || !zero->IsZero()) value = a.kids.back();
+    }
+    if (value == nullptr) return false;
     const bool same = gold_named ? Same(*value, other, depth + 1) : Same(other, *value, depth + 1);
     return same;
   }
@@ -215,7 +269,33 @@ class Comparer {
     return tree_.Make(MathOp::kAdd, Nodes{&left, minus});
   }
 
-  bool SameRelations(const MathNode& g, const MathNode& a, int depth) {
+  // f(n) = n^2 defines the function that f(x) = x^2 does: the answer with gold's variables.
+  const MathNode& WithGoldVariables(const MathNode& g, const MathNode& a) {
+    const MathNode& f = *g.kids[0];
+    const MathNode& h = *a.kids[0];
+    if (!OnlyEqualities(g) || !OnlyEqualities(a) || f.op != MathOp::kCall ||
+        h.op != MathOp::kCall || f.text != h.text || f.text.substr(0, 2) != "f:" ||
+        f.kids.size() != 1 || h.kids.size() != 1 || f.kids[0]->op != MathOp::kSymbol ||
+        h.kids[0]->op != MathOp::kSymbol || f.kids[0]->text == h.kids[0]->text) {
+      return a;
+    }
+    int budget = 4000;
+    return *Renamed(a, h.kids[0]->text, f.kids[0]->text, budget);
+  }
+
+  const MathNode* Renamed(const MathNode& node, const std::string& from, const std::string& to,
+                          int& budget) {
+    if (--budget < 0) return &node;
+    MathNode* copy = tree_.Make(node.op, node.text);
+    if (node.op == MathOp::kSymbol && node.text == from) copy->text = to;
+    copy->text2 = node.text2;
+    copy->words = node.words;
+    for (const MathNode* kid : node.kids) copy->kids.push_back(Renamed(*kid, from, to, budget));
+    return copy;
+  }
+
+  bool SameRelations(const MathNode& g, const MathNode& written, int depth) {
+    const MathNode& a = WithGoldVariables(g, written);
     if (g.kids.size() == a.kids.size()) {
       bool forward = g.words == a.words;
       for (std::size_t i = 0; forward && i < g.kids.size(); ++i) {
@@ -320,8 +400,26 @@ class Comparer {
     Nodes x;
     Nodes y;
     if (!Elements(g, x, 0) || !Elements(a, y, 0)) return false;
+    // "p = 2, q = 3" against "2, 3": the names give an order.
+    if (x.size() == y.size() && x.size() > 1 && (HaveDistinctNames(x) != HaveDistinctNames(y)) &&
+        g.op != MathOp::kSet && a.op != MathOp::kSet) {
+      return SameOrdered(x, y, depth) && Because("the same items in order");
+    }
     if (x.size() * y.size() > 40'000) return false;
     return SameElements(x, y, depth) && Because("the same elements");
+  }
+
+  // Items are equations that name different things: p = 2, q = 3, but not x_1 = 2, x_2 = 3.
+  bool HaveDistinctNames(const Nodes& items) {
+    std::vector<std::string> names;
+    for (const MathNode* item : items) {
+      if (item->op != MathOp::kRelation || WithoutName(*item) == nullptr) return false;
+      const MathNode& name = *item->kids[0];
+      if (name.op != MathOp::kSymbol || name.text.find('_') != std::string::npos) return false;
+      if (std::find(names.begin(), names.end(), name.text) != names.end()) return false;
+      names.push_back(name.text);
+    }
+    return true;
   }
 
   // As sets: each has an equal one on the other side.
@@ -350,23 +448,13 @@ class Comparer {
     return Same(u, v, depth + 1);
   }
 
-  static Nodes RowsOf(const MathNode& node) {
-    if (node.op == MathOp::kMatrix) return node.kids;
-    if (node.op == MathOp::kTuple &&
-        std::all_of(node.kids.begin(), node.kids.end(),
-                    [](const MathNode* kid) { return kid->op == MathOp::kTuple; })) {
-      return node.kids;
-    }
-    return {};
-  }
-
   bool SameMatrix(const MathNode& g, const MathNode& a, int depth) {
     if (g.op == MathOp::kMatrix && a.op == MathOp::kMatrix &&
         (g.text == "vmatrix") != (a.text == "vmatrix")) {
       return false;
     }
-    Nodes x = RowsOf(g);
-    Nodes y = RowsOf(a);
+    Nodes x = MatrixRows(g, tree_, work_);
+    Nodes y = MatrixRows(a, tree_, work_);
     if (y.empty() || x.empty()) {
       // A vector may be written as a tuple.
       const MathNode& matrix = g.op == MathOp::kMatrix ? g : a;

@@ -111,7 +111,7 @@ class Evaluator {
       case MathOp::kCall:
         return Function(node, out);
       case MathOp::kMatrix:
-        return Determinant(node, out);
+        return node.text == "vmatrix" && Determinant(node, out);
       default:
         return false;
     }
@@ -274,6 +274,7 @@ bool Evaluator::Function(const MathNode& node, Ball& out) {
   if (name == "sum" || name == "prod" || name == "int" || name == "lim") {
     return BigOperator(node, out);
   }
+  if (name == "det" && node.kids[0]->op == MathOp::kMatrix) return Determinant(*node.kids[0], out);
   if (name == "abs" && point_.abs_value != nullptr && node.kids[0]->op == MathOp::kSymbol &&
       node.kids[0]->text == point_.symbol) {
     out = *point_.abs_value;
@@ -518,7 +519,7 @@ bool Evaluator::BigOperator(const MathNode& node, Ball& out) {
 
 // |A| of up to 4 x 4.
 bool Evaluator::Determinant(const MathNode& node, Ball& out) {
-  if (node.text != "vmatrix" || node.kids.empty() || node.kids.size() > 4) return false;
+  if (node.kids.empty() || node.kids.size() > 4) return false;
   const std::size_t n = node.kids.size();
   std::vector<std::vector<Ball>> rows(n, std::vector<Ball>(n));
   for (std::size_t r = 0; r < n; ++r) {

@@ -10,18 +10,22 @@
 namespace opo {
 namespace {
 
-constexpr std::size_t kShort = 200;  // a text that may be an answer as a whole
+constexpr std::size_t kShort = 600;  // a text that may be an answer as a whole
 
 // Cut at a model's end-of-turn marks, drawings taken out.
 std::string CutText(std::string_view text) {
-  std::size_t end = text.size();
-  for (const std::string_view mark :
-       {"<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "</s>",
-        "<|end_of_text|>", "<|return|>", "<eos>", "<end_of_turn>"}) {
-    const std::size_t at = text.find(mark);
-    if (at != kNone && at < end && !TrimSpace(text.substr(0, at)).empty()) end = at;
+  static constexpr std::string_view kMarks[] = {
+      "<|im_end|>", "<|im_start|>", "<|endoftext|>",   "<|eot_id|>", "<|end|>",
+      "</s>",       "<eos>",        "<|end_of_text|>", "<|return|>", "<end_of_turn>"};
+  for (std::size_t at = 0; (at = text.find('<', at)) != kNone; ++at) {
+    const bool mark = std::any_of(std::begin(kMarks), std::end(kMarks), [&](std::string_view m) {
+      return text.substr(at, m.size()) == m;
+    });
+    if (mark && !TrimSpace(text.substr(0, at)).empty()) {
+      text = text.substr(0, at);
+      break;
+    }
   }
-  text = text.substr(0, end);
   std::string out;
   for (;;) {
     const std::size_t begin = text.find("[asy]");
@@ -40,53 +44,77 @@ struct Marked {
   std::string_view how;
 };
 
-// The last of the phrases that announce an answer.
-Marked FindAnchor(std::string_view lower) {
-  struct Phrase {
-    std::string_view text;
-    bool word;  // begins a word
+// Where the answer begins after the word "answer" (or "result", "solution") that ends at `at`;
+// kNone where the word announces nothing.
+std::size_t AfterAnnouncement(std::string_view lower, std::size_t at, bool colon) {
+  const auto skip = [&](std::string_view characters) {
+    while (at < lower.size() && characters.find(lower[at]) != kNone) ++at;
   };
-  static constexpr std::array<Phrase, 30> kPhrases = {{
-      {"answer is", true},
-      {"answer:", true},
-      {"answers are", true},
-      {"answer =", true},
-      {"answer to the problem is", true},
-      {"answers:", true},
-      {"answer**:", true},
-      {"answer:**", true},
-      {"result is", true},
-      {"answer would be", true},
-      {"answer should be", true},
-      {"solution is", true},
-      {"solutions are", true},
-      {"answer will be", true},
-      {"r\xc3\xa9ponse:", true},
-      {"r\xc3\xa9ponse :", true},
-      {"r\xc3\xa9ponse est", true},
-      {"respuesta es", true},
-      {"respuesta:", true},
-      {"antwort ist", true},
-      {"antwort:", true},
-      {"risposta:", true},
-      {"\xe7\xad\x94\xe6\xa1\x88", false},                                  // da an (Chinese)
-      {"\xe7\xad\x94\xe3\x81\x88", false},                                  // kotae (Japanese)
-      {"\xe5\x9b\x9e\xe7\xad\x94", false},                                  // hui da
-      {"\xd0\xbe\xd1\x82\xd0\xb2\xd0\xb5\xd1\x82:", false},                 // otvet:
-      {"\xd8\xa7\xd9\x84\xd8\xa5\xd8\xac\xd8\xa7\xd8\xa8\xd8\xa9", false},  // al-ijaba
-      {"\xd8\xa7\xd9\x84\xd8\xac\xd9\x88\xd8\xa7\xd8\xa8", false},          // al-jawab
-      {"answer\n", true},
-      {"answer is:", true},
-  }};
-  Marked best;
-  for (const Phrase& phrase : kPhrases) {
-    std::size_t at = lower.rfind(phrase.text);
-    while (at != kNone && phrase.word && at > 0 && IsLetter(lower[at - 1])) {
-      at = at == 0 ? kNone : lower.rfind(phrase.text, at - 1);
+  if (at < lower.size() && lower[at] == 's') ++at;
+  const std::size_t word_end = at;
+  skip(" *_");
+  if (at >= lower.size()) return kNone;
+  if (lower[at] == ':' || lower[at] == '=') return colon ? at + 1 : kNone;
+  if (lower[at] == '\n') {
+    // A heading: "### Final Answer".
+    const std::size_t line = lower.rfind('\n', word_end);
+    const std::size_t begin = line == kNone || line == at ? 0 : line + 1;
+    return colon && word_end - begin < 24 ? at : kNone;
+  }
+  for (const std::string_view verb : {"is", "are", "should be", "would be", "will be", "must be",
+                                      "equals", "was", "comes out to"}) {
+    if (lower.substr(at, verb.size()) == verb &&
+        (at + verb.size() == lower.size() || !IsLetter(lower[at + verb.size()]))) {
+      return at + verb.size();
     }
-    if (at == kNone) continue;
-    const std::size_t begin = at + phrase.text.size();
-    if (best.begin == kNone || begin > best.begin) best = {begin, "the answer is"};
+  }
+  for (const std::string_view link : {"to ", "for ", "of ", "in "}) {  // "to the problem is"
+    if (lower.substr(at, link.size()) != link) continue;
+    const std::string_view rest = lower.substr(at, 80);
+    const std::size_t verb = rest.find(" is");
+    if (verb != kNone && rest.substr(0, verb).find_first_of(".\n") == kNone) return at + verb + 3;
+  }
+  return kNone;
+}
+
+// The last phrase that announces an answer.
+Marked FindAnchor(std::string_view lower) {
+  static constexpr std::string_view kPhrases[] = {
+      "r\xc3\xa9ponse:",
+      "r\xc3\xa9ponse :",
+      "r\xc3\xa9ponse est",
+      "respuesta es",
+      "respuesta:",
+      "antwort ist",
+      "antwort:",
+      "antwort lautet",
+      "risposta:",
+      "resposta:",
+      "jawaban:",
+      "\xe7\xad\x94\xe6\xa1\x88",                                  // da an (Chinese)
+      "\xe7\xad\x94\xe3\x81\x88",                                  // kotae (Japanese)
+      "\xe5\x9b\x9e\xe7\xad\x94",                                  // hui da
+      "\xeb\x8b\xb5:",                                             // dap (Korean)
+      "\xd1\x82\xd0\xb2\xd0\xb5\xd1\x82:",                         // otvet:
+      "\xd8\xa7\xd9\x84\xd8\xa5\xd8\xac\xd8\xa7\xd8\xa8\xd8\xa9",  // al-ijaba
+      "\xd8\xa7\xd9\x84\xd8\xac\xd9\x88\xd8\xa7\xd8\xa8"};         // al-jawab
+  Marked best;
+  for (std::size_t at = lower.size(); at-- > 0 && best.begin == kNone;) {
+    const auto c = static_cast<unsigned char>(lower[at]);
+    if (c != 'a' && c != 'r' && c != 's' && c != 'j' && c < 0x80) continue;
+    const std::string_view rest = lower.substr(at);
+    const bool starts = at == 0 || !IsLetter(lower[at - 1]);
+    if (c < 0x80 && !starts) continue;
+    for (const auto& [word, colon] : {std::pair<std::string_view, bool>{"answer", true},
+                                      {"result", false},
+                                      {"solution", false}}) {
+      if (rest.substr(0, word.size()) != word) continue;
+      const std::size_t begin = AfterAnnouncement(lower, at + word.size(), colon);
+      if (begin != kNone) best = {begin, "the answer is"};
+    }
+    for (const std::string_view phrase : kPhrases) {
+      if (rest.substr(0, phrase.size()) == phrase) best = {at + phrase.size(), "the answer is"};
+    }
   }
   // "A: 13" at the start of a line.
   for (const std::string_view line : {"\na:", "\nans:", "\nfinal:"}) {
@@ -118,8 +146,9 @@ std::size_t SentenceEnd(std::string_view text) {
     if (text[i] == '\n' && dollars % 2 == 0) {
       std::size_t next = i;
       while (next < text.size() && IsSpace(text[next])) ++next;
-      if (next < text.size() && text[next] == '\\') continue;
-      return i;
+      if (next == text.size() || text[next] != '\\') return i;
+      i = next - 1;
+      continue;
     }
     if (text[i] == '.' && dollars % 2 == 0) {
       if (i + 1 == text.size()) return i;
@@ -133,18 +162,40 @@ std::size_t SentenceEnd(std::string_view text) {
   return text.size();
 }
 
-// Program code is no answer, whatever number stands in it.
+// Program code is no answer, whatever number stands in it: dunder names, quoted arguments, calls of
+// names that are no functions of mathematics.
 bool LooksLikeCode(std::string_view text) {
-  return text.find("__") != kNone || text.find("('") != kNone || text.find("(\"") != kNone ||
-         text.find("['") != kNone;
+  if (text.size() > 400) return false;
+  if (text.find("__") != kNone || text.find("('") != kNone || text.find("(\"") != kNone ||
+      text.find("['") != kNone || text.find("lambda:") != kNone ||
+      text.find("lambda x:") != kNone || text.find("lambda _:") != kNone) {
+    return true;
+  }
+  for (std::size_t i = 0; i < text.size();) {
+    if (!IsLetter(text[i])) {
+      ++i;
+      continue;
+    }
+    const std::size_t begin = i;
+    while (i < text.size() && IsLetter(text[i])) ++i;
+    const std::string_view word = text.substr(begin, i - begin);
+    const bool command = begin > 0 && text[begin - 1] == '\\';
+    if (!command && word.size() >= 4 && i < text.size() && text[i] == '(' &&
+        LowerCopy(word) == word && PlainFunction(word) == nullptr && !IsGreek(word)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 // Prose rather than a formula: begins with letters that are no function's name.
 bool StartsWithWord(std::string_view text) {
   std::size_t end = 0;
   while (end < text.size() &&
-         (IsLetter(text[end]) || static_cast<unsigned char>(text[end]) >= 0x80))
+         (IsLetter(text[end]) || static_cast<unsigned char>(text[end]) >= 0x80 ||
+          (text[end] == '\'' && end > 0 && end + 1 < text.size() && IsLetter(text[end + 1])))) {
     ++end;
+  }
   const std::string_view word = text.substr(0, end);
   if (end < text.size() && IsDigit(text[end])) return false;
   return end >= 2 && PlainFunction(word) == nullptr && PlainMark(word) == nullptr &&
@@ -217,27 +268,6 @@ std::vector<std::string> FromSegment(std::string_view segment) {
   return readings;
 }
 
-// The last statement of a text that announces no answer.
-FinalAnswer FromTail(std::string_view text) {
-  const std::vector<Span> math = FindMath(text);
-  for (std::size_t i = math.size(); i-- > 0 && i + 20 > math.size();) {
-    if (IsBareName(math[i].content)) continue;
-    return {{std::string(math[i].content)}, "the last formula"};
-  }
-  const std::size_t close = text.rfind("**");
-  if (close != kNone && close > 2) {
-    const std::size_t open = text.rfind("**", close - 1);
-    if (open != kNone && open + 2 < close && close - open < 60) {
-      const std::string_view bold = text.substr(open + 2, close - open - 2);
-      if (HasDigit(bold)) return {{std::string(bold)}, "bold"};
-    }
-  }
-  std::string number = LastNumberIn(text);
-  if (!number.empty()) return {{number}, "the last number"};
-  if (!math.empty()) return {{std::string(math.back().content)}, "the last formula"};
-  return {};
-}
-
 // Words of three and more letters that are no command: enough of them make prose.
 int CountWords(std::string_view text) {
   int words = 0;
@@ -255,6 +285,58 @@ int CountWords(std::string_view text) {
     if (i == begin) ++i;
   }
   return words;
+}
+
+// What the last sentence says something is, where that is a formula: "the point is (3, 5)."
+std::string_view AfterVerb(std::string_view text) {
+  text = TrimSpace(text);
+  while (!text.empty() && (text.back() == '.' || text.back() == '*')) text.remove_suffix(1);
+  constexpr std::size_t kLongest = 60;
+  const std::size_t from = text.size() > kLongest ? text.size() - kLongest : 0;
+  std::size_t begin = kNone;
+  for (const std::string_view verb : {" is ", " are ", " equals ", " be ", " get ", " gives "}) {
+    const std::size_t at = text.rfind(verb);
+    if (at != kNone && at >= from && (begin == kNone || at + verb.size() > begin)) {
+      begin = at + verb.size();
+    }
+  }
+  if (begin == kNone) return {};
+  std::string_view rest = TrimSpace(text.substr(begin));
+  if (rest.empty() || rest.find('\n') != kNone || !HasDigit(rest)) return {};
+  const char c = rest[0];
+  const bool formula = IsDigit(c) || c == '(' || c == '[' || c == '{' || c == '-' || c == '\\' ||
+                       c == '$' || c == '|';
+  if (!formula || StartsWithWord(rest) || rest.find(". ") != kNone) return {};
+  return CountWords(rest) <= 1 ? rest : std::string_view();
+}
+
+// The last statement of a text that announces no answer.
+FinalAnswer FromTail(std::string_view text) {
+  const std::vector<Span> math = FindMath(text);
+  for (std::size_t i = math.size(); i-- > 0 && i + 20 > math.size();) {
+    if (IsBareName(math[i].content)) continue;
+    return {{std::string(math[i].content)}, "the last formula"};
+  }
+  const std::size_t close = text.rfind("**");
+  if (close != kNone && close > 2) {
+    const std::size_t open = text.rfind("**", close - 1);
+    if (open != kNone && open + 2 < close && close - open < 60) {
+      const std::string_view bold = text.substr(open + 2, close - open - 2);
+      if (HasDigit(bold)) return {{std::string(bold)}, "bold"};
+    }
+  }
+  std::string number = LastNumberIn(text);
+  const std::string_view stated = AfterVerb(text);
+  if (!stated.empty()) return {{std::string(stated), number}, "the last statement"};
+  if (!number.empty()) return {{number}, "the last number"};
+  if (close != kNone && close > 2) {
+    const std::size_t open = text.rfind("**", close - 1);
+    if (open != kNone && open + 2 < close && close - open < 60) {
+      return {{std::string(text.substr(open + 2, close - open - 2))}, "bold"};
+    }
+  }
+  if (!math.empty()) return {{std::string(math.back().content)}, "the last formula"};
+  return {};
 }
 
 FinalAnswer FromBoxes(const std::string& text, std::string_view how) {
@@ -295,7 +377,11 @@ FinalAnswer FindIn(std::string_view text, bool all_is_answer, bool unfinished) {
   const Marked anchor = FindAnchor(lower);
   if (anchor.begin != kNone) {
     std::vector<std::string> readings = FromSegment(text.substr(anchor.begin));
-    if (!readings.empty()) return {std::move(readings), std::string(anchor.how)};
+    // "The solution is to add them. ..." announces nothing.
+    const bool goes_on = text.size() - anchor.begin > 200;
+    if (!readings.empty() && (!goes_on || HasDigit(readings[0]) || readings[0].size() < 24)) {
+      return {std::move(readings), std::string(anchor.how)};
+    }
   }
   if (LooksLikeCode(text)) return {};
   const std::string_view whole = TrimSpace(text);
@@ -351,6 +437,7 @@ FinalAnswer FindFinalAnswer(std::string_view raw) {
   // What a model thinks before it answers is not its answer.
   bool unfinished = false;
   std::size_t thought = kNone;
+  if (text.find('<') == kNone) return FindIn(text, false, false);
   for (const std::string_view tag : {"</think>", "</thinking>", "</reasoning>", "</REASONING_END>",
                                      "</thought>", "</Think>", "<|end_of_thought|>"}) {
     const std::size_t at = text.rfind(tag);
@@ -398,6 +485,18 @@ FinalAnswer FindGoldAnswer(std::string_view raw) {
 
 char ChoiceLetter(std::string_view text, bool alone) {
   text = TrimAnswer(text);
+  // \textbf{(B)} 12
+  if (text.size() > 6 && text[0] == '\\') {
+    const std::size_t open = text.find('{');
+    const std::string_view name = text.substr(1, open == kNone ? 0 : open - 1);
+    const std::size_t close = text.find('}');
+    if (close != kNone && (name.substr(0, 4) == "text" || name == "mathrm" || name == "mathbf" ||
+                           name == "mbox" || name == "textbf")) {
+      const std::string_view inside = text.substr(open + 1, close - open - 1);
+      if (alone && !TrimAnswer(text.substr(close + 1)).empty()) return '\0';
+      return ChoiceLetter(inside, alone || inside.size() < 4);
+    }
+  }
   const bool bracket = !text.empty() && (text.front() == '(' || text.front() == '[');
   if (bracket) text = TrimSpace(text.substr(1));
   if (text.empty() || text[0] < 'A' || text[0] > 'J') return '\0';

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "math/compare.h"
+#include "math/countdown.h"
 #include "math/extract.h"
 #include "math/parser.h"
+#include "math/plain_words.h"
 #include "math/scan.h"
 #include "math/tokens.h"
 
@@ -15,69 +17,42 @@ namespace {
 
 using Verdict = MathJudgement::Verdict;
 
-// Lower case, without punctuation, markup and articles, one space between words.
-std::string PlainWords(std::string_view text) {
-  std::string out;
-  std::string word;
-  const auto flush = [&] {
-    if (!word.empty() && word != "a" && word != "an" && word != "the") {
-      if (!out.empty()) out += ' ';
-      out += word;
-    }
-    word.clear();
-  };
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\\') {
-      std::size_t end = i + 1;
-      while (end < text.size() && IsLetter(text[end])) ++end;
-      const std::string_view name = text.substr(i + 1, end - i - 1);
-      flush();
-      const bool markup = name.empty() || name == "text" || name == "mbox" || name == "mathrm" ||
-                          name == "textbf" || name == "quad" || name == "left" || name == "right" ||
-                          name == "mathbf" || name == "textit" || name == "hbox";
-      if (!markup) word = std::string(name);
-      i = end - 1;
-      if (!word.empty()) flush();
-      continue;
-    }
-    if (IsLetter(c) || IsDigit(c) || static_cast<unsigned char>(c) >= 0x80) {
-      word += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    } else if (c == '-' || c == '\'') {
-      continue;  // well-known, it's
-    } else if (c == '+' || c == '=' || c == '<' || c == '>' || c == '^' || c == '*' || c == '/') {
-      flush();
-      out += c;
-    } else {
-      flush();
-    }
-  }
-  flush();
-  return out;
-}
-
-// Three letters in a row: text that may be compared as words, where case does not count.
+// Three letters in a row that are no command: text that may be compared as words, where case does
+// not count.
 bool HasWord(std::string_view text) {
   int run = 0;
   for (const char c : text) {
+    if (c == '\\') run = -1000;
+    if (!IsLetter(c) && c != '\\' && run < 0) run = 0;
     run = IsLetter(c) || static_cast<unsigned char>(c) >= 0x80 ? run + 1 : 0;
     if (run == 3) return true;
   }
   return false;
 }
 
-// Without the white space, which says nothing between signs.
+bool IsOneWord(std::string_view words) {
+  return words.size() >= 3 && std::all_of(words.begin(), words.end(), IsLetter);
+}
+
+// Without the white space, which says nothing but between digits.
 std::string Squeezed(std::string_view text) {
   std::string out;
+  bool space = false;
   for (const char c : text) {
-    if (c != ' ' && c != '\n' && c != '\t' && c != '\r') out += c;
+    if (IsSpace(c)) {
+      space = true;
+      continue;
+    }
+    if (space && !out.empty() && IsDigit(out.back()) && IsDigit(c)) out += ' ';
+    space = false;
+    out += c;
   }
   return out;
 }
 
 // The ways to read commas: groups of digits, a list, a decimal comma.
 std::vector<MathReading> ReadingsOf(std::string_view text) {
-  std::vector<MathReading> readings = {{true, false}};
+  std::vector<MathReading> readings = {{}};
   bool group = false;
   bool decimal = false;
   for (std::size_t i = 1; i + 1 < text.size(); ++i) {
@@ -88,8 +63,22 @@ std::vector<MathReading> ReadingsOf(std::string_view text) {
     const bool zero = text[i - 1] == '0' && (i == 1 || !IsDigit(text[i - 2]));
     decimal |= digits != 3 || zero;
   }
-  if (group) readings.push_back({false, false});
-  if (decimal) readings.push_back({true, true});
+  if (group) readings.push_back({.group_thousands = false});
+  if (decimal) readings.push_back({.decimal_comma = true});
+  // A letter behind a value and a space.
+  for (std::size_t i = 1; i < text.size(); ++i) {
+    if (!IsDigit(text[i - 1]) && text[i - 1] != '}') continue;
+    std::size_t next = i;
+    while (next < text.size() && (IsSpace(text[next]) || text[next] == '\\' || text[next] == ',' ||
+                                  text[next] == '~' || text[next] == ';')) {
+      ++next;
+    }
+    if (next > i && next < text.size() && IsLetter(text[next])) {
+      readings.push_back({.unit_letters = true});
+      break;
+    }
+    i = std::max(i, next - 1);
+  }
   return readings;
 }
 
@@ -98,9 +87,60 @@ struct Parsed {
   ParsedAnswer answer;
 };
 
+// 1.234.567,89, as written in much of Europe: the same number in our way; else empty.
+std::string FromEuropean(std::string_view text) {
+  std::string out;
+  std::size_t groups = 0;
+  std::size_t at = 0;
+  const auto digits = [&](std::size_t least, std::size_t most) {
+    std::size_t count = 0;
+    while (at < text.size() && IsDigit(text[at]) && count < most) {
+      out += text[at++];
+      ++count;
+    }
+    return count >= least;
+  };
+  if (text.size() > 60 || !digits(1, 3)) return {};
+  for (; at < text.size() && text[at] == '.'; ++groups) {
+    ++at;
+    if (!digits(3, 3)) return {};
+  }
+  const bool comma = at < text.size() && text[at] == ',';
+  if (comma) {
+    ++at;
+    out += '.';
+    if (!digits(1, 40)) return {};
+  }
+  return at == text.size() && (groups >= 2 || (groups == 1 && comma)) ? out : std::string();
+}
+
+// Words that stand for a set.
+std::string_view SetInWords(std::string_view words) {
+  for (const std::string_view all : {"all real numbers", "all reals", "all real number",
+                                     "real numbers", "any real number", "all real x"}) {
+    if (words == all) return "\\mathbb{R}";
+  }
+  for (const std::string_view none :
+       {"no solution", "no solutions", "no real solutions", "no real solution", "empty set",
+        "there is no solution", "there are no solutions"}) {
+    if (words == none) return "\\emptyset";
+  }
+  return {};
+}
+
 // All trees of a text.
 std::vector<Parsed> ParseAll(std::string_view text, MathTree& tree) {
   std::vector<Parsed> trees;
+  if (text.size() < 60) {
+    if (const std::string number = FromEuropean(text); !number.empty()) {
+      trees.push_back({{}, ParseMath(number, {}, tree)});
+      return trees;
+    }
+    if (const std::string_view set = SetInWords(PlainWords(text)); !set.empty()) {
+      trees.push_back({{}, ParseMath(set, {}, tree)});
+      return trees;
+    }
+  }
   for (const MathReading& reading : ReadingsOf(text)) {
     ParsedAnswer answer = ParseMath(text, reading, tree);
     if (answer.root != nullptr) trees.push_back({reading, answer});
@@ -115,11 +155,15 @@ bool IsWords(const std::vector<Parsed>& trees) {
 class Judge {
  public:
   Judge(std::string_view gold, std::string_view completion)
-      : gold_text_(NormaliseText(gold)), completion_(NormaliseText(completion)) {}
+      : gold_text_(NormaliseText(Tail(gold))), completion_(NormaliseText(Tail(completion))) {}
 
   MathJudgement Run() {
     gold_ = FindGoldAnswer(gold_text_);
     if (gold_.readings.empty()) return Result(Verdict::kBadGold, "", "the gold answer is empty");
+    if (const auto puzzle = ReadCountdown(gold_text_)) return JudgeCountdown(*puzzle);
+    if (Squeezed(gold_text_) == Squeezed(completion_)) {
+      return Result(Verdict::kCorrect, completion_, "the same text");
+    }
     const char letter = ChoiceLetter(gold_.readings[0], true);
     if (letter != '\0') return JudgeChoice(letter);
     const FinalAnswer answer = FindFinalAnswer(completion_);
@@ -131,9 +175,29 @@ class Judge {
   }
 
  private:
+  // Final answers stand at the end: of longer texts the start is not read.
+  static std::string_view Tail(std::string_view text) {
+    constexpr std::size_t kLongest = 256 * 1024;
+    return text.size() <= kLongest ? text : text.substr(text.size() - kLongest);
+  }
+
   MathJudgement Result(Verdict verdict, std::string extracted, std::string why) const {
     return {verdict, gold_.readings.empty() ? std::string() : gold_.readings[0],
             std::move(extracted), std::move(why)};
+  }
+
+  // The gold is {"target", "numbers"}: the answer is an expression that reaches it.
+  MathJudgement JudgeCountdown(const CountdownGoal& goal) {
+    const FinalAnswer answer = FindFinalAnswer(completion_);
+    for (const std::string& reading : answer.readings) {
+      MathTree tree;
+      const ParsedAnswer parsed = ParseMath(TrimAnswer(reading), {}, tree);
+      if (parsed.root == nullptr) continue;
+      const bool right = ReachesGoal(*parsed.root, goal);
+      return Result(right ? Verdict::kCorrect : Verdict::kWrong, reading,
+                    right ? "every number once, and the target" : "misses the target");
+    }
+    return Result(Verdict::kNoAnswer, "", "no expression was found");
   }
 
   MathJudgement JudgeChoice(char letter) {
@@ -146,7 +210,7 @@ class Judge {
         found = ChoiceLetter(extracted, false);
       }
     }
-    if (found == '\0') found = FindChoice(completion_);
+    if (found == '\0' && answer.how != "boxed") found = FindChoice(completion_);
     if (found != '\0') {
       return Result(found == letter ? Verdict::kCorrect : Verdict::kWrong, std::string(1, found),
                     "the letter of a choice");
@@ -163,14 +227,17 @@ class Judge {
       const std::string gold_squeezed = Squeezed(gold);
       const std::vector<Parsed> gold_trees = ParseAll(gold, tree);
       const std::string gold_words = PlainWords(gold);
+      const bool gold_is_words = IsWords(gold_trees);
       for (const std::string& reading : answer.readings) {
         const std::string_view text = TrimAnswer(reading);
         if (text.empty()) continue;
         if (!gold_squeezed.empty() && gold_squeezed == Squeezed(text)) {
           return Result(Verdict::kCorrect, reading, "the same text");
         }
-        if (HasWord(gold) && HasWord(text) && !gold_words.empty() &&
-            gold_words == PlainWords(text)) {
+        std::vector<Parsed> trees = ParseAll(text, tree);
+        const bool is_words = IsWords(trees);
+        if (HasWord(gold) && gold_words == PlainWords(text) &&
+            (IsOneWord(gold_words) || gold_is_words || is_words)) {
           return Result(Verdict::kCorrect, reading, "the same words");
         }
         // (C) Cecile and C.
@@ -178,10 +245,6 @@ class Judge {
         if (letter != '\0' && gold[0] != '(' && letter == ChoiceLetter(text, true)) {
           return Result(Verdict::kCorrect, reading, "the letter of a choice");
         }
-      }
-      for (const std::string& reading : answer.readings) {
-        const std::string_view text = TrimAnswer(reading);
-        std::vector<Parsed> trees = ParseAll(text, tree);
         if (text.size() > 1 && text.back() == '!') {  // "The answer is 42!"
           for (Parsed& parsed : ParseAll(text.substr(0, text.size() - 1), tree)) {
             trees.push_back(std::move(parsed));
@@ -195,8 +258,10 @@ class Judge {
             }
           }
         }
-        if (!trees.empty() && !IsWords(trees)) break;  // mathematics: later readings do not count
+        // Mathematics that was read: what stands elsewhere does not count.
+        if (!is_words && !gold_is_words) break;
       }
+      if (!gold_is_words) break;
     }
     return Result(Verdict::kWrong, answer.readings[0], "differs from the gold answer");
   }

@@ -89,6 +89,8 @@ class Lexer {
       if (const char* function = PlainFunction(run)) return Push(TokenKind::kFunction, function);
       if (const char* mark = PlainMark(run)) return Mark(mark);
       if (IsGreek(run)) return Push(TokenKind::kSymbol, std::string(run));
+      if (run.size() == 4 && run.substr(1) == "bar")
+        return Push(TokenKind::kSymbol, std::string(run));
       if (AfterValue() && IsUnit(run)) return Push(TokenKind::kText, std::string(run));
       if (LooksLikeWord(run)) return Push(TokenKind::kText, std::string(run));
       // A function's or a constant's name at the end or the start of letters: "xsin", "pir".
@@ -108,6 +110,15 @@ class Lexer {
     const MathToken& last = tokens_.back();
     return last.kind == TokenKind::kNumber ||
            (last.kind == TokenKind::kMark && (last.text == "}" || last.text == ")"));
+  }
+
+  bool AfterValueOrUnit() const {
+    if (AfterValue()) return true;
+    if (tokens_.size() < 2) return false;
+    const MathToken& last = tokens_.back();
+    if (last.kind == TokenKind::kText || last.text == "deg") return true;
+    const MathToken& before = tokens_[tokens_.size() - 2];
+    return (last.text == "/" || last.text == "*") && before.kind == TokenKind::kText;
   }
 
   // The braces' content after at_ (which may be spaces before '{'), or nothing.
@@ -145,6 +156,10 @@ class Lexer {
     std::string_view core = content;
     while (!core.empty() && (skip(core.front()) || core.front() == ',')) core.remove_prefix(1);
     while (!core.empty() && (skip(core.back()) || core.back() == ',')) core.remove_suffix(1);
+    if (AfterValueOrUnit() && IsUnitExpression(core)) {
+      space_ = true;
+      return Push(TokenKind::kText, std::string(core), true);
+    }
     const bool has_math = content.find_first_of("0123456789\\$=<>") != std::string_view::npos;
     if (depth < 4 && (has_math || core.size() <= 1 || core == "and" || core == "or")) {
       Lexer inner(content);
@@ -223,7 +238,12 @@ class Lexer {
           }
           return Words(core, depth);
         }
-        return Words(content, 0);
+        if (name != "mathbb" && (content.size() > core.size() || AfterValueOrUnit()) &&
+            IsUnitExpression(core)) {
+          space_ = true;
+          return Push(TokenKind::kText, std::string(core), true);
+        }
+        return Words(content, depth);
       }
       case CommandKind::kSkipArgument: {
         std::string_view content;
@@ -283,6 +303,11 @@ class Lexer {
                                                      {"=<", "<="}}};
     for (const Rule& rule : kRules) {
       if (rest.substr(0, rule.text.size()) != rule.text) continue;
+      // "a+-3" is a sum, "x = +-3" and "1 +- 3" have two values.
+      if (rule.text == "+-" && !space_ && !tokens_.empty() &&
+          (AfterValue() || tokens_.back().kind == TokenKind::kSymbol)) {
+        break;
+      }
       at_ += rule.text.size();
       return Mark(rule.mark);
     }

@@ -121,6 +121,7 @@ MathParser::Node MathParser::ParsePrimary() {
       }
       const bool colon = Take(":");
       if ((StartsFactor() || Is("-")) && (colon || Token().space)) {
+        if (ChangesMeaning(words->text)) return Failed();
         if (Is("-")) {
           ++at_;
           Node value = ParseFactor(true);
@@ -160,7 +161,13 @@ MathParser::Node MathParser::ParsePrimary() {
   if (mark == "overline" || mark == "accent") {
     Node value = ParseArgument(false);
     if (failed_) return nullptr;
-    return mark == "accent" ? value : Call("overline", {value});
+    if (mark == "accent") return value;
+    if (value->op == MathOp::kSymbol && value->text.size() == 1) {  // \bar{x}_n
+      tokens_[at_ - 1] = {TokenKind::kSymbol, value->text + "bar", false, false};
+      --at_;
+      return ParseSymbol();
+    }
+    return Call("overline", {value});
   }
   if (mark == "sum" || mark == "prod" || mark == "int" || mark == "lim") {
     return ParseBigOperator(mark);
@@ -205,6 +212,13 @@ MathParser::Node MathParser::ParseNumber() {
       MathNode* node = tree_.Make(MathOp::kBased, digits);
       node->text2 = Token(inner).text;
       at_ += inner == 1 ? 2 : 4;
+      return node;
+    }
+    if (Is("{", 1) && IsKind(TokenKind::kText, 2) && Is("}", 3) &&
+        BaseWord(Token(2).text) != nullptr) {
+      MathNode* node = tree_.Make(MathOp::kBased, digits);
+      node->text2 = BaseWord(Token(2).text);
+      at_ += 4;
       return node;
     }
     if (Is("{", 1) && (IsKind(TokenKind::kText, 2) || IsKind(TokenKind::kSymbol, 2))) {
@@ -279,7 +293,10 @@ MathParser::Node MathParser::ParseBrackets() {
   std::string connective;
   bool trailing = false;
   std::vector<Node> items;
+  const int outward = outward_;
+  outward_ = open == "]" ? 1 : 0;
   if (!Is(")") && !Is("]")) items = ParseItems(&connective, &trailing);
+  outward_ = outward;
   if (failed_ || AtEnd()) return Failed();
   bars_ = bars;
   builders_ = builders;

@@ -50,8 +50,21 @@ MathParser::Node MathParser::ParseSubscript(bool* word, std::string* text) {
 MathParser::Node MathParser::ParseSymbol() {
   std::string name = Token().text;
   ++at_;
-  if (name == "I" && !AtEnd() && Is("_")) name = "I";
+  // SymPy's imaginary unit.
+  const bool after_star = at_ >= 2 && tokens_[at_ - 2].text == "*";
+  if (name == "I" && (Is("*") || after_star)) name = "i";
   Node value = nullptr;
+  // f^{-1}(x)
+  if ((name == "f" || name == "g" || name == "h") && Is("^") && Is("{", 1) && Is("-", 2) &&
+      IsKind(TokenKind::kNumber, 3) && Is("}", 4) && Is("(", 5)) {
+    at_ += 5;
+    std::string connective;
+    bool trailing = false;
+    ++at_;
+    std::vector<Node> args = ParseItems(&connective, &trailing);
+    if (failed_ || !Take(")")) return Failed();
+    return Call("f:" + name + "^-1", std::move(args));
+  }
   if (Is("_") && !AtEnd()) {
     ++at_;
     if (AtEnd()) return Failed();
@@ -167,11 +180,25 @@ MathParser::Node MathParser::ParseFunction() {
     args = {ParseFunctionArgument()};
   }
   if (failed_ || args.empty()) return Failed();
-  if (name == "Eq" && args.size() == 2) {
+  if (args.size() == 1 && args[0]->op == MathOp::kSet && args[0]->kids.size() == 1) {
+    args[0] = args[0]->kids[0];  // \ln\{x\}
+  }
+  for (const auto& [relation, word] : {std::pair<std::string_view, const char*>{"Eq", "="},
+                                       {"Ne", "!="},
+                                       {"Lt", "<"},
+                                       {"Le", "<="},
+                                       {"Gt", ">"},
+                                       {"Ge", ">="}}) {
+    if (name != relation || args.size() != 2) continue;
     MathNode* node = tree_.Make(MathOp::kRelation, std::move(args));
-    node->words = {"="};
+    node->words = {word};
     return node;
   }
+  if (name == "root" && args.size() == 2) {
+    Node index = tree_.Make(MathOp::kInverse, std::vector<Node>{args[1]});
+    return tree_.Make(MathOp::kPower, std::vector<Node>{args[0], index});
+  }
+  if (name == "Matrix" && args.size() == 1 && args[0]->op == MathOp::kTuple) return args[0];
   if (name == "rational" && args.size() == 2) {
     return Mul(args[0], tree_.Make(MathOp::kInverse, std::vector<Node>{args[1]}));
   }

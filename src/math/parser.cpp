@@ -13,6 +13,14 @@ bool AllDigits(const std::string& text) {
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
+// What follows says where the answer holds, not what it is.
+bool BeginsCondition(const std::string& text) {
+  static constexpr std::string_view kWords[] = {"where", "for", "with",     "when",
+                                                "such",  "if",  "provided", "assuming"};
+  const std::string_view first = std::string_view(text).substr(0, text.find(' '));
+  return std::find(std::begin(kWords), std::end(kWords), first) != std::end(kWords);
+}
+
 const MathToken kEnd{TokenKind::kMark, "", false, false};
 
 }  // namespace
@@ -42,8 +50,33 @@ bool MathParser::Take(std::string_view mark) {
   return true;
 }
 
+// "5 m/s": letters behind the only value, with a space before them.
+void MathParser::DropUnitLetters() {
+  std::size_t begin = tokens_.size();
+  for (std::size_t i = tokens_.size(); i-- > 0;) {
+    const MathToken& token = tokens_[i];
+    const bool letter =
+        token.kind == TokenKind::kSymbol && token.text.size() == 1 && IsUnitLetter(token.text[0]);
+    if (token.kind == TokenKind::kSymbol && !letter) return;
+    if (letter && token.space && i > 0) begin = i;
+    const bool part = letter || token.kind == TokenKind::kText ||
+                      token.kind == TokenKind::kNumber || token.text == "/" || token.text == "*" ||
+                      token.text == "^" || token.text == "{" || token.text == "}" ||
+                      token.text == "-";
+    if (!part) break;
+  }
+  if (begin >= tokens_.size()) return;
+  const MathToken& before = tokens_[begin - 1];
+  if (before.kind != TokenKind::kNumber && before.text != "}" && before.text != ")") return;
+  for (std::size_t i = 0; i < begin; ++i) {
+    if (tokens_[i].kind == TokenKind::kSymbol && tokens_[i].text != "pi") return;
+  }
+  tokens_.resize(begin);
+}
+
 ParsedAnswer MathParser::Run() {
   JoinNumbers();
+  if (reading_.unit_letters) DropUnitLetters();
   while (!tokens_.empty() && tokens_.back().kind == TokenKind::kMark &&
          (tokens_.back().text == "," || tokens_.back().text == ";" || tokens_.back().text == ":" ||
           tokens_.back().text == "\\\\" || tokens_.back().text == "and")) {
@@ -69,7 +102,7 @@ bool MathParser::JoinsNumberAt(std::size_t i, bool* decimal) const {
       *decimal = true;
       return true;
     }
-    const std::size_t whole = std::min(digits.find('.'), digits.size());
+    const std::size_t whole = std::min(digits.find_first_of(".eE"), digits.size());
     return reading_.group_thousands && whole == 3;
   }
   return false;
@@ -93,11 +126,11 @@ void MathParser::JoinNumbers() {
       const std::size_t first = token.text.size() - zeros;
       // 1,234,567
       while (i < tokens_.size() && JoinsNumberAt(i, &decimal)) {
-        if (!decimal && (brackets > 0 || first == 0 || first > 3)) break;
+        if (brackets > 0 || (!decimal && (first == 0 || first > 3))) break;
         if (decimal) token.text += '.';
         token.text += tokens_[i + 1].text;
         i += 2;
-        if (token.text.find('.') != std::string::npos) break;
+        if (!AllDigits(token.text)) break;
       }
       // 1 234 567
       while (brackets == 0 && zeros == 0 && first <= 3 && i < tokens_.size() &&
@@ -266,6 +299,7 @@ bool MathParser::StartsFactor() const {
       break;
   }
   if (token.text == "|") return bars_ == 0 && builders_ == 0;
+  if (token.text == "[" && outward_ > 0) return false;
   static constexpr std::string_view kStarts[] = {
       "(",      "[",     "{",   "\\{",  "frac", "sqrt", "binom",
       "lfloor", "lceil", "sum", "prod", "int",  "lim",  "overline",
@@ -281,6 +315,10 @@ bool MathParser::SkipText() {
   if (AtEnd() || !IsKind(TokenKind::kText)) return false;
   while (!AtEnd()) {
     if (IsKind(TokenKind::kText)) {
+      if (BeginsCondition(Token().text)) {  // "where k is an integer"
+        at_ = tokens_.size();
+        break;
+      }
       if (!unit_.empty()) unit_ += ' ';
       unit_ += Token().text;
       ++at_;
@@ -289,7 +327,9 @@ bool MathParser::SkipText() {
         const bool number = IsKind(TokenKind::kNumber, 1);
         const bool braces = Is("{", 1) && IsKind(TokenKind::kNumber, 2) && Is("}", 3);
         const bool minus = Is("{", 1) && Is("-", 2) && IsKind(TokenKind::kNumber, 3) && Is("}", 4);
-        const bool text = IsKind(TokenKind::kText, 1);
+        const bool text = IsKind(TokenKind::kText, 1) ||
+                          (Is("/") && IsKind(TokenKind::kSymbol, 1) && Token(1).text.size() == 1 &&
+                           IsUnitLetter(Token(1).text[0]));
         if (!number && !braces && !minus && !text) break;
         const std::size_t size = number || text ? 2 : braces ? 4 : 5;
         for (std::size_t i = 0; i < size; ++i) unit_ += Token(i).text;
@@ -316,7 +356,19 @@ MathParser::Node MathParser::ParseProduct() {
   factors.push_back(first);
   for (int count = 0; !failed_; ++count) {
     if (count > 5000) return Failed();
+    if (IsKind(TokenKind::kText)) {
+      if (const char* scale = ScaleWord(Token().text)) {  // 5 million
+        ++at_;
+        factors.push_back(Number(scale));
+        continue;
+      }
+    }
     if (SkipText()) continue;
+    if (Is("(") && (Is("in", 2) || Is("in", 3))) {  // (k in Z)
+      while (!AtEnd() && !Is(")")) ++at_;
+      Take(")");
+      continue;
+    }
     if (Is("*")) {
       ++at_;
       factors.push_back(ParseFactor(false));
@@ -342,6 +394,7 @@ MathParser::Node MathParser::ParseProduct() {
       ++at_;
       if (ParseArgument(false) == nullptr) return Failed();
     } else if (StartsFactor()) {
+      if (first->op == MathOp::kText) return Failed();
       const bool number_after_number =
           IsKind(TokenKind::kNumber) && factors.back()->op == MathOp::kNumber;
       const bool whole =

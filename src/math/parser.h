@@ -12,6 +12,7 @@ namespace opo {
 struct MathReading {
   bool group_thousands = true;  // 1,234 is one number; otherwise a list
   bool decimal_comma = false;   // 1,5 is one number
+  bool unit_letters = false;    // 5 m/s is 5
 };
 
 struct ParsedAnswer {

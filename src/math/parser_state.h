@@ -51,6 +51,7 @@ class MathParser {
 
   // Passes over all tokens, before parsing.
   void JoinNumbers();
+  void DropUnitLetters();
   bool JoinsNumberAt(std::size_t i, bool* decimal) const;
 
   // parser.cpp
@@ -95,6 +96,7 @@ class MathParser {
   int depth_ = 0;
   int bars_ = 0;      // open absolute values
   int builders_ = 0;  // open braces in which a bar separates
+  int outward_ = 0;   // within ]a, b[
   bool failed_ = false;
   std::string unit_;
 };

@@ -129,6 +129,8 @@ bool IsRounding(const MathNode& decimal, const MathNode& exact, int least_digits
   const int significant = SignificantDigits(*d.digits);
   if (significant < least_digits) return false;
   int places = FractionDigits(*d.digits);
+  // Beyond 15 digits stands a binary computer's error.
+  if (significant > 15) places -= significant - 15;
   if (d.percent && sense.percent_divides) places += 2;
   // Long decimals may be cut off, or carry a binary computer's last digit.
   return Within(decimal, exact, places, significant >= 7 ? 12 : 5, sense, work);
@@ -142,7 +144,13 @@ bool SameOrRounded(const MathNode& gold, const MathNode& answer, const MathSense
   const Decimal a = DecimalOf(answer);
   if (g.digits != nullptr && a.digits != nullptr) {
     // Two decimals are equal or differ; two long ones may be roundings of one number.
-    const int digits = std::min(FractionDigits(*g.digits), FractionDigits(*a.digits));
+    int digits = std::min(FractionDigits(*g.digits), FractionDigits(*a.digits));
+    const int significant = std::max(SignificantDigits(*g.digits), SignificantDigits(*a.digits));
+    if (digits < 6 && significant >= 15) {  // 0.1 + 0.2 = 0.30000000000000004
+      const std::string& longer =
+          SignificantDigits(*g.digits) >= significant ? *g.digits : *a.digits;
+      digits = FractionDigits(longer) - std::max(significant - 15, 0);
+    }
     if (digits < 6 || g.percent != a.percent) return false;
     const int places = digits + (g.percent && sense.percent_divides ? 2 : 0);
     return Within(gold, answer, places, 10, sense, work);

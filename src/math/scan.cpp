@@ -29,11 +29,12 @@ std::size_t CommandEnd(std::string_view text, std::size_t at) {
   while (at < text.size() && (text[at] == '{' || text[at] == '[')) {
     int depth = 0;
     std::size_t end = at;
-    for (; end < text.size(); ++end) {
+    const std::size_t limit = std::min(text.size(), at + 400);
+    for (; end < limit; ++end) {
       if (text[end] == '{' || text[end] == '[') ++depth;
       if ((text[end] == '}' || text[end] == ']') && --depth == 0) break;
     }
-    if (end == text.size()) return at;
+    if (end == limit) return at;
     at = end + 1;
   }
   return at;
@@ -56,10 +57,12 @@ void VisitNumbers(std::string_view text, const Visit& visit) {
     if (digit && i > 0 &&
         (IsLetter(text[i - 1]) || text[i - 1] == '_' || text[i - 1] == '^' ||
          (text[i - 1] == '{' && i > 1 && (text[i - 2] == '^' || text[i - 2] == '_')))) {
+      ++i;
       while (i < text.size() && (IsLetter(text[i]) || IsDigit(text[i]))) ++i;
       continue;
     }
     std::size_t begin = i;
+    std::size_t groups = 0;
     while (i < text.size()) {
       const char c = text[i];
       if (c == '\\') {
@@ -75,6 +78,14 @@ void VisitNumbers(std::string_view text, const Visit& visit) {
         i = end;
         continue;
       }
+      // 1 000 000
+      if (c == ' ' && i - begin <= 3 + groups * 4 && i + 3 < text.size() && IsDigit(text[i - 1]) &&
+          text[begin] != '0' && IsDigit(text[i + 1]) && IsDigit(text[i + 2]) &&
+          IsDigit(text[i + 3]) && !(i + 4 < text.size() && IsDigit(text[i + 4]))) {
+        i += 4;
+        ++groups;
+        continue;
+      }
       if (IsDigit(c) || c == '%' || c == '!' || c == '\'') {
         ++i;
         continue;
@@ -87,8 +98,9 @@ void VisitNumbers(std::string_view text, const Visit& visit) {
       if ((c == '/' || c == '*' || c == '^' || c == '+' || c == '-') &&
           (IsDigit(next) || next == '\\' || next == '{' || next == '(')) {
         if (next == '{' || next == '(') {
-          const std::size_t end = text.find(next == '{' ? '}' : ')', i + 1);
-          if (end == kNone || end > i + 30) break;
+          const std::size_t size = text.substr(i + 1, 30).find(next == '{' ? '}' : ')');
+          if (size == kNone) break;
+          const std::size_t end = i + 1 + size;
           i = end + 1;
         } else {
           ++i;
@@ -175,7 +187,8 @@ std::vector<Box> FindBoxes(std::string_view text) {
       }
     } else {  // \boxed 7
       std::size_t end = after;
-      while (end < text.size() && !IsSpace(text[end]) && text[end] != '$') ++end;
+      while (end < text.size() && end < after + 40 && !IsSpace(text[end]) && text[end] != '$')
+        ++end;
       box.content = text.substr(after, end - after);
       box.closed = !box.content.empty();
       box.end = end;
@@ -220,35 +233,34 @@ bool BoxesJoin(std::string_view gap) {
 
 std::vector<Span> FindMath(std::string_view text) {
   std::vector<Span> spans;
+  // What does not close once does not close later.
+  bool closes[4] = {true, true, true, true};
   for (std::size_t i = 0; i + 1 < text.size();) {
     std::string_view close;
-    std::size_t skip = 2;
+    int kind = -1;
     if (text[i] == '\\') {
-      if (text[i + 1] == '(') close = "\\)";
-      if (text[i + 1] == '[') close = "\\]";
-      if (close.empty()) {
+      if (text[i + 1] == '(') kind = 0;
+      if (text[i + 1] == '[') kind = 1;
+      close = kind == 0 ? "\\)" : "\\]";
+      if (kind < 0) {
         i += 2;
         continue;
       }
     } else if (text[i] == '$') {
-      close = text[i + 1] == '$' ? "$$" : "$";
-      skip = close.size();
+      kind = text[i + 1] == '$' ? 2 : 3;
+      close = kind == 2 ? "$$" : "$";
     } else {
       ++i;
       continue;
     }
-    std::size_t end = text.find(close, i + skip);
-    while (close[0] == '$' && end != kNone && text[end - 1] == '\\') {
+    const std::size_t skip = kind == 3 ? 1 : 2;
+    std::size_t end = closes[kind] ? text.find(close, i + skip) : kNone;
+    while (kind >= 2 && end != kNone && text[end - 1] == '\\') {
       end = text.find(close, end + 1);
     }
     if (end == kNone) {
-      // Nothing closes: no later one of this kind does either.
-      if (close[0] == '$') return spans;
+      closes[kind] = false;
       i += skip;
-      if (spans.size() > 100'000) return spans;
-      const std::string_view rest = text.substr(i);
-      if (rest.find('$') == kNone && rest.find("\\(") == kNone) return spans;
-      if (rest.find(close) == kNone && rest.find('$') == kNone) return spans;
       continue;
     }
     spans.push_back({i, end + close.size(), text.substr(i + skip, end - i - skip)});

@@ -194,6 +194,7 @@ class SetReader {
     } else if (!Constant(*node.kids[1], true, piece.high)) {
       return std::nullopt;
     }
+    if (IsEmpty(piece)) return std::nullopt;  // (3, 2) is a point of the plane
     return Normalised({piece});
   }
 
@@ -382,7 +383,10 @@ class SetReader {
   std::optional<RealSet> List(const MathNode& node) {
     std::vector<RealSet> parts;
     for (const MathNode* kid : node.kids) {
-      if (kid->op != MathOp::kRelation && kid->op != MathOp::kTuple && kid->op != MathOp::kUnion) {
+      // (1, 3), (2, 4) are points; [1, 3), (4, oo) are intervals.
+      const bool interval = kid->op == MathOp::kTuple && (node.text == "or" || kid->text != "()" ||
+                                                          Contains(*kid, MathOp::kInfinity));
+      if (kid->op != MathOp::kRelation && !interval && kid->op != MathOp::kUnion) {
         return std::nullopt;
       }
       auto part = Read(*kid);

@@ -79,6 +79,13 @@ const Map& Functions() {
                           {"Im", "im"},
                           {"gamma_function", "gamma"},
                           {"Eq", "Eq"},
+                          {"Ne", "Ne"},
+                          {"Lt", "Lt"},
+                          {"Le", "Le"},
+                          {"Gt", "Gt"},
+                          {"Ge", "Ge"},
+                          {"root", "root"},
+                          {"Matrix", "Matrix"},
                           {"Mod", "mod"},
                           {"Rational", "rational"}};
   return map;
@@ -98,8 +105,8 @@ const Set& Units() {
                           "yd",  "mi",  "oz",  "lb",  "hr",  "ms",  "Hz",  "Pa",  "kJ",  "kW",
                           "kV",  "mV",  "eV",  "mol", "min", "sec", "hrs", "mph", "kmh", "lbs",
                           "kHz", "MHz", "GHz", "kPa", "sq",  "pct", "deg", "rad", "day", "gal",
-                          "cal", "dl",  "cc",  "cl",  "in",  "USD", "EUR", "RMB", "GBP", "kWh",
-                          "mA",  "kN",  "MPa", "AU",  "mph"};
+                          "cal", "dl",  "AM",  "PM",  "am",  "pm",  "cc",  "cl",  "in",  "USD",
+                          "EUR", "RMB", "GBP", "kWh", "mA",  "kN",  "MPa", "AU",  "mph"};
   return set;
 }
 
@@ -217,7 +224,7 @@ const Map& Marks() {
                           {"lor", "or"},
                           {"vee", "or"},
                           {"sqrt", "sqrt"},
-                          {"root", "sqrt"},
+
                           {"surd", "sqrt"},
                           {"R", "R"},
                           {"Re", "re"},
@@ -280,26 +287,81 @@ const char* PlainFunction(std::string_view word) {
 }
 
 const char* PlainMark(std::string_view word) {
-  static const Map map = {{"oo", "inf"},
-                          {"inf", "inf"},
-                          {"infty", "inf"},
-                          {"infinity", "inf"},
-                          {"Infinity", "inf"},
-                          {"cup", "cup"},
-                          {"cap", "cap"},
-                          {"percent", "%"},
-                          {"pct", "%"},
-                          {"percentage", "%"},
-                          {"degrees", "deg"},
-                          {"degree", "deg"},
-                          {"emptyset", "emptyset"},
-                          {"EmptySet", "emptyset"}};
+  static const Map map = {{"oo", "inf"},       {"inf", "inf"},           {"infty", "inf"},
+                          {"infinity", "inf"}, {"Infinity", "inf"},      {"cup", "cup"},
+                          {"cap", "cap"},      {"percent", "%"},         {"pct", "%"},
+                          {"percentage", "%"}, {"degrees", "deg"},       {"mod", "bmod"},
+                          {"degree", "deg"},   {"emptyset", "emptyset"}, {"EmptySet", "emptyset"}};
   const auto found = map.find(word);
   return found == map.end() ? nullptr : found->second;
 }
 
+bool IsUnitLetter(char c) {
+  return std::string_view("mshgNJWVALKCFTld").find(c) != std::string_view::npos;
+}
+
+bool IsUnitExpression(std::string_view text) {
+  bool any = false;
+  for (std::size_t i = 0; i < text.size();) {
+    const char c = text[i];
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    if (!letter) {
+      if (std::string_view(" ~/^*{}-.0123456789").find(c) == std::string_view::npos) return false;
+      if (!any && c >= '0' && c <= '9') return false;
+      ++i;
+      continue;
+    }
+    const std::size_t begin = i;
+    while (i < text.size() &&
+           ((text[i] >= 'a' && text[i] <= 'z') || (text[i] >= 'A' && text[i] <= 'Z'))) {
+      ++i;
+    }
+    const std::string_view run = text.substr(begin, i - begin);
+    if (run.size() == 1 ? !IsUnitLetter(run[0]) : !IsUnit(run)) return false;
+    any = true;
+  }
+  return any;
+}
+
 bool IsGreek(std::string_view word) { return GreekLetters().count(word) > 0; }
 bool IsUnit(std::string_view word) { return Units().count(word) > 0; }
+
+const char* BaseWord(std::string_view word) {
+  static const Map map = {{"two", "2"},  {"three", "3"},   {"four", "4"},    {"five", "5"},
+                          {"six", "6"},  {"seven", "7"},   {"eight", "8"},   {"nine", "9"},
+                          {"ten", "10"}, {"eleven", "11"}, {"twelve", "12"}, {"sixteen", "16"}};
+  const auto found = map.find(word);
+  return found == map.end() ? nullptr : found->second;
+}
+
+const char* ScaleWord(std::string_view word) {
+  static const Map map = {
+      {"hundred", "100"},        {"thousand", "1000"},          {"million", "1000000"},
+      {"billion", "1000000000"}, {"trillion", "1000000000000"}, {"dozen", "12"}};
+  const auto found = map.find(word);
+  return found == map.end() ? nullptr : found->second;
+}
+
+bool ChangesMeaning(std::string_view words) {
+  static const Set set = {
+      "not",    "no",      "less",   "more",    "greater",  "least",  "most",    "than",
+      "except", "never",   "nor",    "without", "over",     "under",  "below",   "above",
+      "twice",  "half",    "double", "minus",   "negative", "plus",   "times",   "between",
+      "from",   "until",   "up",     "almost",  "nearly",   "none",   "neither", "divided",
+      "larger", "smaller", "isn",    "doesn",   "exceeds",  "unless", "before",  "after"};
+  std::size_t at = 0;
+  while (at < words.size()) {
+    std::size_t end = at;
+    while (end < words.size() && words[end] != ' ') ++end;
+    std::string lower;
+    for (const char c : words.substr(at, end - at)) {
+      lower += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    }
+    if (set.count(lower)) return true;
+    at = end + 1;
+  }
+  return false;
+}
 
 bool LooksLikeWord(std::string_view letters) {
   static const Set kShort = {"the", "yes",  "not", "odd", "red", "day", "one", "two", "six",
