@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "base/rng.h"
+#include "data/built_in.h"
 #include "train/floor.h"
 #include "train/learner.h"
 #include "train/optimizer.h"

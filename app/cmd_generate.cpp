@@ -6,6 +6,7 @@
 #include "app/command.h"
 #include "app/sampling.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "train/evaluate.h"
 #include "train/signal_guard.h"
 
@@ -214,11 +215,41 @@ struct EvalArguments {
   SamplingOptions sampling;
   std::string data = "arithmetic";
   std::string system;
-  RewardConfig reward;
+  std::string reward = "number";
+  std::vector<std::string> reward_set;
+  std::string pass_rates;
+  bool training_part = false;
   idx n = 1;
   bool json = false;
   bool quiet = false;
 };
+
+// JSON lines {"id", "prompt", "pass_rate", "samples"}, of the problems that have a scored answer.
+void WritePassRates(const std::string& path, const std::vector<Problem>& problems,
+                    const EvalResult& result) {
+  struct Sum {
+    double reward = 0;
+    idx samples = 0;
+  };
+  std::vector<Sum> sums(problems.size());
+  for (const Answer& a : result.answers) {
+    if (a.reward.verdict != Verdict::kScored) continue;
+    Sum& sum = sums[static_cast<std::size_t>(a.problem)];
+    sum.reward += a.reward.value;
+    ++sum.samples;
+  }
+  std::string lines;
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    if (sums[i].samples == 0) continue;
+    nlohmann::ordered_json line;
+    if (!problems[i].id.empty()) line["id"] = problems[i].id;
+    line["prompt"] = PromptText(problems[i]);
+    line["pass_rate"] = sums[i].reward / static_cast<double>(sums[i].samples);
+    line["samples"] = sums[i].samples;
+    lines += line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  }
+  WriteFileAtomically(path, lines);
+}
 
 template <class T>
 void RunEval(const EvalArguments& args) {
@@ -226,10 +257,17 @@ void RunEval(const EvalArguments& args) {
   CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
             "--logit-bias");
   const PromptRenderer prompts(loaded.tokenizer, args.system);
-  const std::vector<Problem> problems =
-      args.data == "arithmetic" ? ArithmeticProblems(true) : LoadProblems(args.data);
-  if (problems.empty()) Fail(ErrorCode::kInput, "{}: holds no problems", args.data);
-  RewardSet reward({args.reward});
+  LoadOptions data;
+  data.held_out = !args.training_part;
+  const std::vector<Problem> problems = LoadProblems(args.data, data);
+  RewardConfig term;
+  Fields settings_of_term = FieldsOf(term);
+  settings_of_term.Set("kind=" + args.reward);
+  for (const std::string& assignment : args.reward_set) settings_of_term.Set(assignment);
+  if (term.max_tokens == 0 && (term.kind == "length" || term.kind == "overlong")) {
+    term.max_tokens = args.sampling.config.max_new_tokens;
+  }
+  RewardSet reward({term});
   EvalSettings settings;
   settings.samples = args.n;
   settings.sampling = args.sampling.config;
@@ -237,6 +275,7 @@ void RunEval(const EvalArguments& args) {
   settings.on_token = [&](const TokenEvent& event) { progress.Add(event); };
   const EvalResult result =
       Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems), reward, settings);
+  if (!args.pass_rates.empty()) WritePassRates(args.pass_rates, problems, result);
   if (args.json) {
     for (const Answer& a : result.answers) {
       PrintJsonLine({{"problem", a.problem},
@@ -299,13 +338,21 @@ void AddEval(CLI::App& app, int&) {
   CLI::App* verb = app.add_subcommand("eval", "mean reward of a model on a data set");
   args->model.Add(*verb);
   args->sampling.Add(*verb, 0.0, 256);
-  verb->add_option("--data", args->data, "arithmetic (its held-out part), or JSON lines")
+  verb->add_option("--data", args->data, "a data file, or a built-in set (its held-out part)")
       ->capture_default_str();
+  verb->add_flag("--training-part", args->training_part,
+                 "of a built-in set, the part that is trained on");
   verb->add_option("--system", args->system, "a system message put before each problem");
-  verb->add_option("--reward", args->reward.kind, "how answers are scored")
+  verb->add_option("--reward", args->reward, "how answers are scored")
       ->check(CLI::IsMember(RewardKinds()))
       ->capture_default_str();
-  verb->add_option("--pattern", args->reward.pattern, "of the regex and format rewards");
+  verb->add_option("--reward-set", args->reward_set,
+                   "a setting of the reward, as in a [[reward]] section: pattern=[0-9]+, "
+                   "on_error=skip (repeatable)")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb->add_option("--pass-rates", args->pass_rates,
+                   "write the mean reward of each problem to this file, for data.pass_rates");
   verb->add_option("-n", args->n, "answers a problem")
       ->check(CLI::Range(idx{1}, kMaxSamples))
       ->capture_default_str();

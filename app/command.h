@@ -70,6 +70,7 @@ void AddChat(CLI::App& app, int& exit_code);
 void AddTokenize(CLI::App& app, int& exit_code);
 void AddRender(CLI::App& app, int& exit_code);
 void AddLogprobs(CLI::App& app, int& exit_code);
+void AddData(CLI::App& app, int& exit_code);
 void AddInit(CLI::App& app, int& exit_code);
 void AddConvert(CLI::App& app, int& exit_code);
 void AddPlan(CLI::App& app, int& exit_code);

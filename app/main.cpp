@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   opo::AddTokenize(app, exit_code);
   opo::AddRender(app, exit_code);
   opo::AddLogprobs(app, exit_code);
+  opo::AddData(app, exit_code);
   opo::AddInit(app, exit_code);
   opo::AddConvert(app, exit_code);
   opo::AddPlan(app, exit_code);

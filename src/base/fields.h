@@ -82,11 +82,13 @@ class Fields {
   }
 
   // A vector of sub-structs: `[[name]]`. A file that names it replaces the default entries;
-  // `--set name.0.key=value` changes one, and may append one after the last.
+  // `--set name.0.key=value` changes one, and may append one after the last. Where it may be empty,
+  // that must be its default: no entries print as nothing.
   template <class C>
-  void List(std::string name, std::vector<C>& list, std::string help) {
+  void List(std::string name, std::vector<C>& list, std::string help, bool may_be_empty = false) {
     Entry entry;
     entry.kind = Kind::kList;
+    entry.may_be_empty = may_be_empty;
     entry.name = std::move(name);
     entry.help = std::move(help);
     entry.size = [&list] { return static_cast<idx>(list.size()); };
@@ -129,6 +131,7 @@ class Fields {
     std::function<Fields(idx)> item;  // kSection (of 0) and kList: the inner fields
     std::function<idx()> size;        // kList
     std::function<void(idx)> resize;  // kList
+    bool may_be_empty = false;        // kList
   };
   std::vector<Entry> entries_;
 };

@@ -1,194 +1,231 @@
 #include "data/problem.h"
 
-#include <algorithm>
+#include <cctype>
 #include <filesystem>
-#include <numeric>
-#include <string_view>
+#include <functional>
 #include <utility>
 
 #include "base/error.h"
+#include "base/fields.h"
 #include "base/file.h"
-#include "base/rng.h"
+#include "data/built_in.h"
+#include "format/quote.h"
 
 namespace opo {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Deeper nesting is refused: copies of a value recurse.
-constexpr int kMaxDepth = 64;
+std::vector<std::string> KeysOf(const Json& object) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : object.items()) keys.push_back(key);
+  return keys;
+}
 
-// One row; `where` is "file:line".
 class RowReader {
  public:
-  RowReader(Json row, std::string where) : row_(std::move(row)), where_(std::move(where)) {}
+  RowReader(Json row, const std::string& where, const ProblemKeys& keys)
+      : row_(std::move(row)), where_(where), keys_(keys) {}
 
-  Problem Read(const std::string& default_source) {
-    if (!row_.is_object()) Fail(ErrorCode::kInput, "{}: must be a JSON object", where_);
+  Problem Read(const std::string& source) {
     Problem problem;
-    problem.messages = TakeMessages();
-    problem.answer = TakeAnswer();
-    problem.id = TakeId();
-    problem.data_source = Text(Take("data_source"), "data_source");
-    if (problem.data_source.empty()) problem.data_source = default_source;
+    problem.answer = Answer();
+    problem.id = Id();
+    problem.messages = Messages();
+    const auto data_source = row_.find("data_source");
+    if (data_source != row_.end()) problem.data_source = Text(*data_source, "data_source");
+    if (problem.data_source.empty()) problem.data_source = source;
+    // What has a place of its own.
+    row_.erase(PromptKeyName());
+    row_.erase("data_source");
+    if (keys_.id.empty()) row_.erase("id");
     problem.extra = std::move(row_);
     return problem;
   }
 
  private:
-  // Moves a field out of the row; null where there is none.
-  Json Take(const char* name) {
-    const auto it = row_.find(name);
-    if (it == row_.end()) return nullptr;
-    Json value = std::move(*it);
-    row_.erase(it);
-    return value;
+  std::string PromptKeyName() const { return keys_.prompt.empty() ? "prompt" : keys_.prompt; }
+
+  // The value at a dotted key, or as the name of one column; null where there is none.
+  const Json* Find(const std::string& key) const {
+    const auto whole = row_.find(key);
+    if (whole != row_.end()) return &*whole;
+    const Json* at = &row_;
+    for (std::size_t begin = 0;;) {
+      const std::size_t dot = std::min(key.find('.', begin), key.size());
+      const auto it = at->is_object() ? at->find(key.substr(begin, dot - begin)) : at->end();
+      if (!at->is_object() || it == at->end()) return nullptr;
+      at = &*it;
+      if (dot == key.size()) return at;
+      begin = dot + 1;
+    }
   }
 
-  // The field as text: numbers as they would be written; "" for null.
-  std::string Text(const Json& value, const char* field) const {
+  // The value of a key that the config names, or that every row needs.
+  const Json& Require(const std::string& key, const char* setting) const {
+    if (const Json* value = Find(key)) return *value;
+    const std::vector<std::string> keys = KeysOf(row_);
+    const std::string near = NearestName(key, keys);
+    Fail(ErrorCode::kInput, "{}: has no '{}'; {}its keys are: {}; {} names the one to take", where_,
+         key, near.empty() ? "" : fmt::format("did you mean '{}'? ", near), fmt::join(keys, ", "),
+         setting);
+  }
+
+  // Names of rows and sets: numbers as they would be written; "" for null.
+  std::string Text(const Json& value, const std::string& key) const {
     if (value.is_null()) return "";
     if (value.is_string()) return value.get<std::string>();
     if (value.is_number()) return value.dump();
-    Fail(ErrorCode::kInput, "{}: '{}' must be text or a number", where_, field);
+    Fail(ErrorCode::kInput, "{}: '{}' must be text or a number", where_, key);
   }
 
-  Json TakeMessages() {
-    Json prompt = Take("prompt");
-    if (prompt.is_string()) {
-      Json message;
-      message["role"] = "user";
-      message["content"] = std::move(prompt);
-      return Json::array({std::move(message)});
-    }
-    if (!prompt.is_array() || prompt.empty()) {
-      Fail(ErrorCode::kInput, "{}: 'prompt' must be text or a list of messages", where_);
-    }
-    for (std::size_t i = 0; i < prompt.size(); ++i) {
-      for (const char* name : {"role", "content"}) {
-        if (!prompt[i].is_object() || !prompt[i].contains(name) || !prompt[i][name].is_string()) {
-          Fail(ErrorCode::kInput, "{}: 'prompt[{}].{}' must be text", where_, i, name);
-        }
-      }
-    }
-    return prompt;
+  static std::string GoldText(const Json& value) {
+    if (value.is_null()) return "";
+    return value.is_string() ? value.get<std::string>() : value.dump();
   }
 
-  // verl's reward_model.ground_truth, else the plain `answer`.
-  std::string TakeAnswer() {
-    const auto model = row_.find("reward_model");
-    if (model != row_.end() && model->is_object() && model->contains("ground_truth")) {
-      return Text((*model)["ground_truth"], "reward_model.ground_truth");
-    }
-    return Text(Take("answer"), "answer");
-  }
-
-  // `id`, else verl's extra_info.index.
-  std::string TakeId() {
-    if (row_.contains("id")) return Text(Take("id"), "id");
-    const auto info = row_.find("extra_info");
-    if (info != row_.end() && info->is_object() && info->contains("index")) {
-      return Text((*info)["index"], "extra_info.index");
+  std::string Answer() const {
+    if (!keys_.answer.empty()) return GoldText(Require(keys_.answer, "data.answer_key"));
+    for (const char* key : {"reward_model.ground_truth", "answer", "solution", "ground_truth"}) {
+      if (const Json* value = Find(key)) return GoldText(*value);
     }
     return "";
   }
 
+  std::string Id() const {
+    if (!keys_.id.empty()) return Text(Require(keys_.id, "data.id_key"), keys_.id);
+    for (const char* key : {"id", "extra_info.index"}) {
+      if (const Json* value = Find(key)) return Text(*value, key);
+    }
+    return "";
+  }
+
+  Json Messages() const {
+    const std::string key = PromptKeyName();
+    Json prompt = Require(key, "data.prompt_key");
+    if (prompt.is_string()) {
+      Json message;
+      message["role"] = "user";
+      message["content"] = std::move(prompt);
+      prompt = Json::array({std::move(message)});
+    }
+    if (!prompt.is_array() || prompt.empty()) {
+      Fail(ErrorCode::kInput, "{}: '{}' must be text or a list of messages", where_, key);
+    }
+    for (std::size_t i = 0; i < prompt.size(); ++i) {
+      for (const char* name : {"role", "content"}) {
+        if (!prompt[i].is_object() || !prompt[i].contains(name) || !prompt[i][name].is_string()) {
+          Fail(ErrorCode::kInput, "{}: '{}[{}].{}' must be text", where_, key, i, name);
+        }
+      }
+    }
+    if (!keys_.template_text.empty()) PutTemplate(prompt, key);
+    return prompt;
+  }
+
+  void PutTemplate(Json& messages, const std::string& key) const {
+    for (std::size_t i = messages.size(); i-- > 0;) {
+      if (messages[i]["role"] != "user") continue;
+      std::string text = keys_.template_text;
+      const std::size_t hole = text.find("{}");
+      OPO_CHECK(hole != std::string::npos);
+      text.replace(hole, 2, messages[i]["content"].get_ref<const std::string&>());
+      messages[i]["content"] = std::move(text);
+      return;
+    }
+    Fail(ErrorCode::kInput, "{}: '{}' has no user message for data.template", where_, key);
+  }
+
   Json row_;
-  std::string where_;
+  const std::string& where_;
+  const ProblemKeys& keys_;
 };
 
-Json ParseRow(std::string_view line, const std::string& where) {
-  const auto limit_depth = [&](int depth, Json::parse_event_t, const Json&) {
-    if (depth > kMaxDepth) {
-      Fail(ErrorCode::kInput, "{}: nested deeper than {} levels", where, kMaxDepth);
-    }
-    return true;
+std::vector<Problem> Collect(const std::string& where, const LoadOptions& options,
+                             LoadReport* report,
+                             const std::function<void(const RowVisitor&)>& visit) {
+  const std::string source = std::filesystem::path(where).stem().string();
+  std::vector<Problem> problems;
+  LoadReport here;
+  RowVisitor visitor;
+  visitor.row = [&](Json&& row, const std::string& at) {
+    problems.push_back(ProblemFromRow(std::move(row), at, source, options.keys));
   };
-  try {
-    return Json::parse(line, limit_depth);
-  } catch (const Json::parse_error& error) {
-    Fail(ErrorCode::kInput, "{}: not valid JSON at byte {} of the line", where, error.byte);
-  } catch (const Json::exception&) {
-    Fail(ErrorCode::kInput, "{}: a number is out of range", where);
+  if (options.skip_bad) {
+    visitor.bad = [&](const Error& error) {
+      if (here.bad++ == 0) here.first_bad = error.what();
+    };
   }
-}
-
-// The permutation of one epoch: Fisher-Yates, each draw a pure function of (seed, epoch, position).
-std::vector<idx> EpochOrder(idx num_problems, idx epoch, std::uint64_t seed) {
-  constexpr std::uint64_t kPromptOrder = 0x6f72646572;  // keeps these draws apart from others
-  const std::uint64_t key = MixBits(seed, kPromptOrder);
-  const auto low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };
-  const auto high = [](std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); };
-  std::vector<idx> order(static_cast<std::size_t>(num_problems));
-  std::iota(order.begin(), order.end(), idx{0});
-  for (std::uint64_t i = order.size(); i-- > 1;) {
-    const auto e = static_cast<std::uint64_t>(epoch);
-    const auto bits = Philox4x32({low(i), high(i), low(e), high(e)}, {low(key), high(key)});
-    const std::uint64_t word = (std::uint64_t{bits[0]} << 32) | bits[1];
-    // The upper half of word * (i + 1): from 0 to i, uneven by less than one part in 2^64 / i.
-    const auto j =
-        static_cast<std::uint64_t>((static_cast<unsigned __int128>(word) * (i + 1)) >> 64);
-    std::swap(order[i], order[j]);
+  visit(visitor);
+  here.rows = static_cast<idx>(problems.size()) + here.bad;
+  if (problems.empty()) {
+    Fail(ErrorCode::kInput, "{}: has no rows{}", where,
+         here.bad > 0
+             ? fmt::format(" that can be read; the first of {}: {}", here.bad, here.first_bad)
+             : "");
   }
-  return order;
+  if (report) *report = std::move(here);
+  return problems;
 }
 
 }  // namespace
 
-std::vector<Problem> ParseProblems(std::string_view text, const std::string& where) {
-  constexpr std::string_view kBom = "\xef\xbb\xbf";
-  if (text.starts_with(kBom)) text.remove_prefix(kBom.size());
-  const std::string source = std::filesystem::path(where).stem().string();
-  std::vector<Problem> problems;
-  for (idx line_number = 1; !text.empty(); ++line_number) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    const std::string_view line = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string at = fmt::format("{}:{}", where, line_number);
-    problems.push_back(RowReader(ParseRow(line, at), at).Read(source));
-  }
-  if (problems.empty()) Fail(ErrorCode::kInput, "{}: has no rows; one JSON object a line", where);
-  return problems;
+Problem ProblemFromRow(Json row, const std::string& where, const std::string& source,
+                       const ProblemKeys& keys) {
+  return RowReader(std::move(row), where, keys).Read(source);
 }
 
-std::vector<Problem> LoadProblems(const std::string& path) {
-  const MappedFile file(path);
-  const auto bytes = file.bytes();
-  return ParseProblems({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
+std::vector<Problem> LoadProblems(const std::string& source, const LoadOptions& options,
+                                  LoadReport* report) {
+  if (IsBuiltIn(source)) {
+    std::vector<Problem> problems =
+        BuiltInProblems(source, options.size, options.seed, options.held_out);
+    if (report) *report = {static_cast<idx>(problems.size()), 0, ""};
+    return problems;
+  }
+  if (!Exists(source) && std::filesystem::path(source).extension().empty()) {
+    const std::string near = NearestName(source, BuiltInNames());
+    Fail(ErrorCode::kInput, "{}: is neither a file nor a built-in set; {}those are: {}", source,
+         near.empty() ? "" : fmt::format("did you mean {}? ", near),
+         fmt::join(BuiltInNames(), ", "));
+  }
+  return Collect(source, options, report,
+                 [&](const RowVisitor& visitor) { VisitRows(source, visitor); });
 }
 
-std::vector<Problem> ArithmeticProblems(bool held_out) {
-  std::vector<Problem> problems;
-  for (int a = 2; a <= 9; ++a) {
-    for (int b = 2; b <= 12; ++b) {
-      if (((a + b) % 5 == 4) != held_out) continue;
-      Problem problem;
-      problem.id = fmt::format("{}*{}", a, b);
-      Json message;
-      message["role"] = "user";
-      message["content"] = fmt::format("What is {} * {}? Give only the number.", a, b);
-      problem.messages = Json::array({std::move(message)});
-      problem.answer = fmt::to_string(a * b);
-      problem.data_source = "arithmetic";
-      problem.extra = Json::object();
-      problems.push_back(std::move(problem));
-    }
-  }
-  return problems;
+std::vector<Problem> ParseProblems(std::string_view bytes, DataFormat format,
+                                   const std::string& where, const LoadOptions& options,
+                                   LoadReport* report) {
+  return Collect(where, options, report,
+                 [&](const RowVisitor& visitor) { VisitRows(bytes, format, where, visitor); });
 }
 
-std::vector<idx> PromptOrder(idx num_problems, idx count, idx step, std::uint64_t seed) {
-  OPO_CHECK(num_problems > 0 && count >= 0 && step >= 0);
-  std::vector<idx> chosen;
-  std::vector<idx> order;
-  for (idx position = step * count; position < (step + 1) * count; ++position) {
-    const idx within = position % num_problems;
-    if (order.empty() || within == 0)
-      order = EpochOrder(num_problems, position / num_problems, seed);
-    chosen.push_back(order[static_cast<std::size_t>(within)]);
+std::string PromptText(const Problem& problem) {
+  std::string text;
+  for (const Json& message : problem.messages) {
+    if (!text.empty()) text += '\n';
+    text += message["content"].get_ref<const std::string&>();
   }
-  return chosen;
+  return text;
+}
+
+std::string Normalised(std::string_view text) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  std::string out;
+  bool gap = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const bool between_digits =
+        i > 0 && i + 1 < text.size() && is_digit(text[i - 1]) && is_digit(text[i + 1]);
+    const bool is_operator =
+        std::string_view("+-*/=<>^%|&").find(text[i]) != std::string_view::npos;
+    if (std::isspace(c)) gap = true;
+    if (c < 0x80 && !std::isalnum(c) && !is_operator && !(c == '.' && between_digits)) continue;
+    if (gap && !out.empty()) out += ' ';
+    gap = false;
+    out += c < 0x80 ? static_cast<char>(std::tolower(c)) : text[i];
+  }
+  return out;
 }
 
 }  // namespace opo

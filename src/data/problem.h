@@ -1,4 +1,4 @@
-// The prompts of a run: read from JSON lines, or generated.
+// The prompts of a run: rows of a file, or of a built-in set, as problems.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "data/rows.h"
 
 namespace opo {
 
@@ -15,26 +16,54 @@ struct Problem {
   std::string id;                   // the row's own id ("" where it has none)
   nlohmann::ordered_json messages;  // [{"role": "user", "content": ...}, ...]
   std::string answer;               // the gold answer; "" where there is none
-  std::string data_source;          // "arithmetic", or the data set's name
-  nlohmann::ordered_json extra;     // the row's remaining fields, for rewards
+  std::string data_source;          // the row's own, else the name of its file or set
+  nlohmann::ordered_json extra;     // the row without prompt, id and data_source, for rewards
 };
 
-// JSON lines: verl's schema (`prompt` as messages, `reward_model.ground_truth`, `data_source`,
-// `extra_info`) or plain {"prompt" (text or messages), "answer"}. The id is `id`, else
-// `extra_info.index`; a row without `data_source` takes the file's name without its ending. Empty
-// lines are skipped. Throws Error(kInput) naming file, line and field; also where no row is left.
-std::vector<Problem> LoadProblems(const std::string& path);
-// The same from memory; `where` names the file.
-std::vector<Problem> ParseProblems(std::string_view text, const std::string& where);
+// Where a row has what. A key may be dotted: "reward_model.ground_truth".
+struct ProblemKeys {
+  std::string prompt;         // text or messages; "": prompt
+  std::string answer;         // "": reward_model.ground_truth, answer, solution or ground_truth
+  std::string id;             // "": id or extra_info.index
+  std::string template_text;  // put around the last user message, which takes the place of {}
+};
 
-// "What is A * B? Give only the number." for A from 2 to 9 and B from 2 to 12, ordered by A, then
-// B. The pairs with (A + B) mod 5 = 4 are held out (18 of 88; A * B and B * A are on the same
-// side): `held_out` selects those, else the rest.
-std::vector<Problem> ArithmeticProblems(bool held_out);
+// A row in the schema of verl (`prompt` as messages, `reward_model.ground_truth`, `data_source`,
+// `extra_info`), of TRL (`prompt`, other columns for the rewards) or, with `keys`, any other. Gold
+// answers that are neither text nor null become compact JSON. `where` begins messages; a row
+// without `data_source` takes `source`. Throws Error(kInput) naming the field and the cure.
+Problem ProblemFromRow(nlohmann::ordered_json row, const std::string& where,
+                       const std::string& source, const ProblemKeys& keys = {});
 
-// The prompts of a step (from 0): `count` indices below num_problems (> 0), the next of a sequence
-// of seeded permutations, one an epoch. Pure in (seed, step), so a resumed run needs no state. A
-// step that crosses an epoch's end can name a problem twice.
-std::vector<idx> PromptOrder(idx num_problems, idx count, idx step, std::uint64_t seed);
+struct LoadOptions {
+  ProblemKeys keys;
+  bool skip_bad = false;  // count rows that are bad instead of failing
+  // Of built-in sets (data/built_in.h).
+  bool held_out = false;
+  idx size = 2000;
+  std::uint64_t seed = 0;
+};
+
+struct LoadReport {
+  idx rows = 0;  // bad ones too
+  idx bad = 0;
+  std::string first_bad;  // the message of the first bad row
+};
+
+// The problems of a data file (data/rows.h), or of a built-in set. Throws Error(kInput) naming the
+// file, and the row; also where no row is left.
+std::vector<Problem> LoadProblems(const std::string& source, const LoadOptions& options = {},
+                                  LoadReport* report = nullptr);
+// The same of a file in memory; `where` names it.
+std::vector<Problem> ParseProblems(std::string_view bytes, DataFormat format,
+                                   const std::string& where, const LoadOptions& options = {},
+                                   LoadReport* report = nullptr);
+
+// The contents of the messages, a line each.
+std::string PromptText(const Problem& problem);
+
+// A text to recognise a question by that was copied with other spaces, letters' cases or
+// punctuation: words of lower-case letters and digits, and operators, with one space between.
+std::string Normalised(std::string_view text);
 
 }  // namespace opo

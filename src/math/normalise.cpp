@@ -4,7 +4,7 @@
 #include "math/scan.h"
 #include "math/tokens.h"
 #include "math/words.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace opo {
 namespace {

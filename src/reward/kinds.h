@@ -13,9 +13,12 @@ namespace opo {
 // `where` names the term in messages: "reward.0".
 using MakeRewardKind = std::unique_ptr<Reward>(const RewardConfig& config,
                                                const std::string& where);
-MakeRewardKind MakeMathReward, MakeNumberReward, MakeExactReward, MakeChoiceReward, MakeRegexReward,
+MakeRewardKind MakeNumberReward, MakeExactReward, MakeChoiceReward, MakeRegexReward,
     MakeFormatReward, MakeMathReward, MakeCountdownReward, MakeLengthReward, MakeOverlongReward,
-    MakeRepetitionReward;
+    MakeRepetitionReward, MakeProgramReward, MakeHttpReward, MakeCodeReward;
+
+// Why answers of the kind "code" cannot be run here; "" where they can.
+std::string SandboxFault();
 
 // The last decimal number of a text in its normal form: no plus sign, no thousands separators, no
 // needless zeros, no "-0"; so equal numbers are equal strings, whatever their size. A comma groups

@@ -32,6 +32,9 @@ const std::vector<Kind>& Kinds() {
       {"length", MakeLengthReward, {"max_tokens"}},
       {"overlong", MakeOverlongReward, {"max_tokens", "buffer_tokens"}},
       {"repetition", MakeRepetitionReward, {"ngram"}},
+      {"program", MakeProgramReward, {"command", "workers", "timeout_s", "cpu_s", "output_kb"}},
+      {"http", MakeHttpReward, {"url", "batch", "retries", "timeout_s", "output_kb"}},
+      {"code", MakeCodeReward, {"workers", "timeout_s", "cpu_s", "memory_mb", "output_kb"}},
   };
   return kinds;
 }
@@ -112,8 +115,7 @@ void VisitFields(Fields& f, RewardConfig& c) {
   f.Field("retries", c.retries, "http: further tries of a request that failed", Range(0, 100));
   f.Field("timeout_s", c.timeout_s, "program, http, code: wall time of a call", Range(0.01, 86400));
   f.Field("cpu_s", c.cpu_s, "program, code: CPU time of a call; 0: timeout_s", Range(0, 86400));
-  f.Field("memory_mb", c.memory_mb, "program, code: address space of a process; 0: any",
-          Range(0, 1 << 20));
+  f.Field("memory_mb", c.memory_mb, "code: address space of a process; 0: any", Range(0, 1 << 20));
   f.Field("output_kb", c.output_kb, "program, http, code: largest output of a call",
           Range(1, 1 << 20));
 }

@@ -66,7 +66,7 @@ struct RewardConfig {
   idx retries = 3;                        // http
   double timeout_s = 30;                  // program, http, code: wall time of a call
   double cpu_s = 0;                       // program, code: CPU time of a call; 0: timeout_s
-  idx memory_mb = 1024;                   // program, code
+  idx memory_mb = 1024;                   // code
   idx output_kb = 1024;                   // program, http, code: largest output of a call
 };
 void VisitFields(Fields& fields, RewardConfig& config);

@@ -37,14 +37,8 @@ class TapeWriter {
   TapeWriter(Tape<T>* tape, SegmentPool<T>& pool, std::span<const RolloutGroup> groups)
       : tape_(tape), pool_(pool) {
     if (tape_ == nullptr) return;
-    tape_->groups.clear();
-    tape_->bytes = tape_->rows = 0;
-    for (const RolloutGroup& group : groups) {
-      tape_->groups.emplace_back();
-      for (std::size_t s = 0; s < group.rollouts.size(); ++s) {
-        tape_->groups.back().samples.emplace_back(&pool);
-      }
-    }
+    first_ = static_cast<idx>(tape_->groups.size());
+    for (const RolloutGroup& group : groups) tape_->AddGroup(pool, group.rollouts.size());
   }
 
   // How `rows` more rows of a segment are to be run. What no longer fits is not recorded at all.
@@ -76,7 +70,7 @@ class TapeWriter {
       return;
     }
     slot.segment.DropPages();
-    auto& group = tape_->groups[static_cast<std::size_t>(slot.group)];
+    auto& group = GroupOf(slot.group);
     group.samples[static_cast<std::size_t>(slot.sample)] = std::move(slot.segment);
   }
 
@@ -86,11 +80,15 @@ class TapeWriter {
       return;
     }
     if (!open.untaped) open.prefix.DropPages();
-    tape_->groups[static_cast<std::size_t>(group)].prefix = std::move(open.prefix);
+    GroupOf(group).prefix = std::move(open.prefix);
   }
 
  private:
+  typename Tape<T>::Group& GroupOf(idx group) {
+    return tape_->groups[static_cast<std::size_t>(first_ + group)];
+  }
   Tape<T>* tape_;
+  idx first_ = 0;  // the tape's groups of earlier calls
   const SegmentPool<T>& pool_;
 };
 

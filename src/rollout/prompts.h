@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "text/chat_template.h"
 #include "data/problem.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace opo {

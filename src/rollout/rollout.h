@@ -95,9 +95,30 @@ struct Tape {
     std::vector<Segment<T>> samples;  // not recorded where the budget was spent
   };
   idx max_bytes = 0;          // of records
-  std::vector<Group> groups;  // those of the call that filled it
+  std::vector<Group> groups;  // those of the calls that filled it, in order
   idx bytes = 0;              // of records, when sampling ended
   idx rows = 0;               // recorded, prompts included
+
+  void Clear() {
+    groups.clear();
+    bytes = rows = 0;
+  }
+  // A group with nothing on it, behind the others.
+  void AddGroup(SegmentPool<T>& pool, std::size_t samples) {
+    groups.emplace_back();
+    for (std::size_t s = 0; s < samples; ++s) groups.back().samples.emplace_back(&pool);
+  }
+  // Forgets a group; those behind it move up.
+  void Remove(const SegmentPool<T>& pool, std::size_t group) {
+    const auto forget = [&](const Segment<T>& segment) {
+      if (segment.record() == Record::kNone) return;
+      bytes -= pool.RecordBytes(segment.length(), Record::kAll);
+      rows -= segment.length();
+    };
+    forget(groups[group].prefix);
+    for (const Segment<T>& sample : groups[group].samples) forget(sample);
+    groups.erase(groups.begin() + static_cast<std::ptrdiff_t>(group));
+  }
 };
 
 // A token as it is sampled.
@@ -117,7 +138,7 @@ using TokenCallback = std::function<void(const TokenEvent&)>;
 // goes to the next one in order. A completion depends on its prompt, key, sample number and the
 // config, and on nothing else in the batch. Throws Error(kInput) for an empty prompt or one that
 // leaves no room before `max_position`, and for a logit_bias that does not fit the vocabulary or
-// forbids all of it. `tape`, if there is one, is filled anew.
+// forbids all of it. `tape`, if there is one, gets the groups behind those that are on it.
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
               const SamplingConfig& config, const TokenCallback& on_token = {},

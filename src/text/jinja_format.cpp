@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/utf8.h"
 #include "text/jinja_library.h"
-#include "text/utf8.h"
 
 namespace opo::jinja {
 namespace {

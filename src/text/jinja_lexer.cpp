@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "text/python_text.h"
-#include "text/utf8.h"
 
 namespace opo::jinja {
 namespace {

@@ -2,9 +2,9 @@
 #include <cmath>
 #include <iterator>
 
+#include "base/utf8.h"
 #include "text/jinja_library.h"
 #include "text/python_text.h"
-#include "text/utf8.h"
 
 namespace opo::jinja {
 namespace {

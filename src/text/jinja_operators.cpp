@@ -3,9 +3,9 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/utf8.h"
 #include "text/jinja_library.h"
 #include "text/python_text.h"
-#include "text/utf8.h"
 
 namespace opo::jinja {
 namespace {

@@ -4,8 +4,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/utf8.h"
 #include "text/python_text.h"
-#include "text/utf8.h"
 
 namespace opo::jinja {
 namespace {

@@ -4,7 +4,7 @@
 #include <iterator>
 #include <vector>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace opo::jinja {
 namespace {

@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "format/gguf.h"
 #include "text/nfc.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 
 namespace opo {
 namespace {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fields.h"
 #include "base/file.h"
+#include "data/built_in.h"
 #include "model/load.h"
 
 namespace opo {
@@ -40,8 +41,13 @@ void ResolvePath(std::string& path, const std::filesystem::path& folder) {
 
 void ResolvePaths(TrainConfig& config, const std::filesystem::path& folder) {
   ResolvePath(config.model.path, folder);
-  if (config.data.train != "arithmetic") ResolvePath(config.data.train, folder);
-  if (config.data.eval != "arithmetic") ResolvePath(config.data.eval, folder);
+  const auto resolve_data = [&](std::string& path) {
+    if (!IsBuiltIn(path)) ResolvePath(path, folder);
+  };
+  resolve_data(config.data.train);
+  resolve_data(config.data.eval);
+  ResolvePath(config.data.pass_rates, folder);
+  for (DataMixConfig& set : config.data.mix) resolve_data(set.path);
 }
 
 }  // namespace
@@ -76,13 +82,54 @@ void VisitFields(Fields& f, ModelSettings& c) {
   f.Section("init", c.init, "A fresh tiny byte-level model, used when model.path is empty");
 }
 
+// The keys of a file that [data] and [[data.mix]] share.
+template <class Config>
+void VisitDataKeys(Fields& f, Config& c, const std::string& otherwise) {
+  const auto help = [&](const char* text, const char* standard) {
+    return fmt::format("{}; empty: {}", text, otherwise.empty() ? standard : otherwise);
+  };
+  f.Field("prompt_key", c.prompt_key,
+          help("a row's prompt, text or messages; may be dotted, a.b", "prompt"));
+  f.Field("answer_key", c.answer_key,
+          help("its gold answer", "reward_model.ground_truth, answer, solution or ground_truth"));
+  f.Field("id_key", c.id_key, help("its id", "id or extra_info.index"));
+  f.Field("template", c.template_text,
+          help("text around a prompt, which takes the place of {}", "none"));
+}
+
+void VisitFields(Fields& f, DataMixConfig& c) {
+  f.Field("path", c.path, "a data file relative to this one, or a built-in set");
+  f.Field("weight", c.weight, "its part of the prompts, against the other weights",
+          Range(1e-6, 1e6));
+  VisitDataKeys(f, c, "that of [data]");
+}
+
 void VisitFields(Fields& f, DataConfig& c) {
-  f.Field("train", c.train, "prompts: arithmetic, or a JSONL file relative to this one");
+  f.Field("train", c.train,
+          fmt::format("prompts: a .jsonl, .json, .csv or .parquet file relative to this one, or a "
+                      "built-in set: {}",
+                      fmt::join(BuiltInNames(), ", ")));
   f.Field("eval", c.eval,
-          "JSONL file or arithmetic; empty: the held-out fifth if train is arithmetic, else none");
+          "the same, to evaluate on; empty: what built-in sets and held_out hold out, else none");
+  f.Field("held_out", c.held_out, "part of the training files to evaluate on instead; 0: none",
+          Range(0, 0.9));
+  VisitDataKeys(f, c, "");
   f.Field("system", c.system, "system message put before every prompt; empty: none");
-  f.Field("prompt_limit", c.prompt_limit, "longest prompt in tokens; a longer one is an error",
-          Range(1, kMaxSize));
+  f.Field("prompt_limit", c.prompt_limit, "longest training prompt in tokens", Range(1, kMaxSize));
+  f.Field("overlong", c.overlong, "what happens to a longer one; truncate keeps its last tokens",
+          OneOf({"error", "drop", "truncate"}));
+  f.Field("on_bad_row", c.on_bad_row, "what happens to a row that cannot be read",
+          OneOf({"fail", "skip"}));
+  f.Field("shuffle", c.shuffle, "another order each epoch; false: that of the file");
+  f.Field("pass_rates", c.pass_rates,
+          "file of measured pass rates, by `opo eval --pass-rates`; empty: none");
+  f.Field("pass_rate_min", c.pass_rate_min, "train on problems from this rate on", Range(0, 1));
+  f.Field("pass_rate_max", c.pass_rate_max, "up to this one", Range(0, 1));
+  f.Field("size", c.size, "problems of a built-in set; arithmetic has a fixed number",
+          Range(1, 1e7));
+  f.Field("seed", c.seed, "seed of a built-in set");
+  f.List("mix", c.mix, "A set of several to train on instead of data.train, mixed by weight",
+         /*may_be_empty=*/true);
 }
 
 void VisitFields(Fields& f, RolloutSettings& c) {
@@ -106,6 +153,12 @@ void VisitFields(Fields& f, RolloutSettings& c) {
   f.Field("stop", c.stop, "texts that end an answer");
   f.Field("slots", c.slots, "answers decoded at the same time; 0: all of a step",
           Range(0, kMaxCount));
+  f.Field("dynamic_sampling", c.dynamic_sampling,
+          "replace prompts whose answers all have the same reward by further ones (DAPO)");
+  f.Field("max_draws", c.max_draws,
+          "of dynamic_sampling: prompts drawn a step, in batches; then the batch is filled with "
+          "those that were to be replaced",
+          Range(1, kMaxCount));
 }
 
 void VisitFields(Fields& f, AlgorithmConfig& c) {
@@ -247,6 +300,7 @@ std::string PrintTrainConfig(const TrainConfig& config) {
 
 void ValidateTrainConfig(const TrainConfig& c) {
   const auto usage = ErrorCode::kUsage;
+  ValidateDataConfig(c.data);
   if (c.model.path.empty()) {
     const ModelInitConfig& init = c.model.init;
     if (init.num_heads % init.num_kv_heads != 0) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "data/data_set.h"
 #include "reward/reward.h"
 
 namespace opo {
@@ -45,13 +46,6 @@ struct LoraSettings {  // [lora]
                                       "gate_proj", "up_proj", "down_proj"};
 };
 
-struct DataConfig {  // [data]
-  std::string train = "arithmetic";
-  std::string eval;
-  std::string system;
-  idx prompt_limit = 1024;
-};
-
 struct RolloutSettings {  // [rollout]
   idx prompts = 16;
   idx samples = 8;
@@ -65,6 +59,8 @@ struct RolloutSettings {  // [rollout]
   double frequency_penalty = 0.0;
   std::vector<std::string> stop;
   idx slots = 0;
+  bool dynamic_sampling = false;
+  idx max_draws = 10;
 };
 
 struct AlgorithmConfig {  // [algorithm]

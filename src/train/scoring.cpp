@@ -156,6 +156,26 @@ bool IsUniform(const RolloutGroup& group) {
   return true;
 }
 
+void CollectCounts::Add(const RolloutGroup& group) {
+  ++prompts;
+  bool right = false;
+  for (const Rollout& rollout : group.rollouts) {
+    if (!rollout.scored()) continue;
+    reward += rollout.scores.total.value;
+    ++scored;
+    right = rollout.scores.total.value > 0;
+  }
+  if (IsUniform(group)) ++(right ? all_right : all_wrong);
+}
+
+void CollectCounts::Put(ordered_json& metrics) const {
+  metrics["rollout/prompts_drawn"] = prompts;
+  metrics["rollout/groups_all_right"] = all_right;
+  metrics["rollout/groups_all_wrong"] = all_wrong;
+  metrics["rollout/groups_filled"] = filled;
+  if (scored > 0) metrics["rollout/reward_of_drawn"] = reward / static_cast<double>(scored);
+}
+
 void PutRewardMetrics(std::span<const RolloutGroup> groups, const RewardSet& rewards,
                       ordered_json& metrics) {
   Spread scores;

@@ -38,8 +38,8 @@ class RewardJournal {
 
  private:
   std::string path_;
-  LineFile file_;
   std::map<Key, RewardResult> kept_;
+  LineFile file_;  // made last: reading it fills kept_
 };
 
 // Where the rewards of a call stand in the journal; answers are numbered from `first_answer`.
@@ -62,6 +62,17 @@ void NormalizeTerms(std::span<RolloutGroup> groups, const RewardSet& rewards);
 
 // Is the reward the same for all scored answers of the group?
 bool IsUniform(const RolloutGroup& group);
+
+// What a step drew, the groups that were replaced included.
+struct CollectCounts {
+  idx prompts = 0;
+  idx all_right = 0, all_wrong = 0;  // uniform groups: with a reward above 0, or not
+  idx filled = 0;                    // uniform groups that stayed, for want of others
+  double reward = 0;                 // sum over scored answers
+  idx scored = 0;
+  void Add(const RolloutGroup& group);
+  void Put(nlohmann::ordered_json& metrics) const;
+};
 
 // Means and deviations, of the sum and of each term, counts of skips and of errors by reason.
 // Throws Error(kWork) if no answer could be scored.

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <map>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -11,15 +11,17 @@
 #include "base/hash.h"
 #include "base/parallel.h"
 #include "base/progress.h"
+#include "data/data_set.h"
+#include "data/prompt_order.h"
 #include "rollout/prompts.h"
 #include "train/checkpoint.h"
+#include "train/collect.h"
 #include "train/evaluate.h"
 #include "train/floor.h"
 #include "train/learner.h"
 #include "train/plan.h"
 #include "train/policy.h"
 #include "train/run_log.h"
-#include "train/scoring.h"
 #include "train/shard_tree.h"
 #include "train/signal_guard.h"
 #include "train/step_metrics.h"
@@ -47,11 +49,13 @@ class Trainer {
       Fail(ErrorCode::kInput, "{}: the tokenizer has {} entries, the model's vocabulary {}",
            config.model.path, tokenizer_.vocab_size(), weights_.config.vocab_size);
     }
-    train_problems_ = Problems(config.data.train, false);
-    eval_problems_ =
-        config.data.eval.empty() && config.data.train != "arithmetic"
-            ? std::vector<Problem>{}
-            : Problems(config.data.eval.empty() ? config.data.train : config.data.eval, true);
+    DataSets data = LoadDataSets(config.data);
+    FitPrompts(prompts_, config.data, data);
+    for (const std::string& note : data.notes) fmt::print(stderr, "{}\n", note);
+    data_digest_ = DataDigest(data);
+    train_problems_ = std::move(data.train);
+    eval_problems_ = std::move(data.eval);
+    order_.emplace(std::move(data.sizes), data.weights, config.train.seed, config.data.shuffle);
     if (config.eval.prompts > 0 && static_cast<idx>(eval_problems_.size()) > config.eval.prompts) {
       eval_problems_.resize(static_cast<std::size_t>(config.eval.prompts));
     }
@@ -72,12 +76,16 @@ class Trainer {
         PlanMemory(config_, weights_.config, std::min<idx>(config_.data.prompt_limit, 64));
     learner_config.memory_bytes = plan.micro_batch_budget;
     tape_.max_bytes = plan.tape_budget;
-    learner_config.inv_temperature = Sampling(0).inv_temperature();
+    learner_config.inv_temperature = TrainingSampling(config_, 0).inv_temperature();
     learner_ = std::make_unique<Learner<T>>(*model_, weights_.layout, learner_config);
     grad_ = Buffer<float>(weights_.layout.size);
     gemm_rate_ = MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
     log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
     journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume);
+    collector_ = std::make_unique<Collector<T>>(
+        typename Collector<T>::Parts{config_, *model_, tokenizer_, prompts_, train_problems_,
+                                     *order_, rewards_, *journal_, tape_},
+        prompt_position_);
 
     if (options_.final_eval && !eval_problems_.empty()) result.before = Eval(step);
     {
@@ -107,30 +115,6 @@ class Trainer {
   }
 
  private:
-  std::vector<Problem> Problems(const std::string& source, bool held_out) const {
-    std::vector<Problem> problems =
-        source == "arithmetic" ? ArithmeticProblems(held_out) : LoadProblems(source);
-    if (problems.empty()) Fail(ErrorCode::kInput, "{}: holds no problems", source);
-    return problems;
-  }
-
-  SamplingConfig Sampling(idx step) const {
-    SamplingConfig s;
-    s.temperature = config_.rollout.temperature;
-    s.top_k = config_.rollout.top_k;
-    s.top_p = config_.rollout.top_p;
-    s.min_p = config_.rollout.min_p;
-    s.repetition_penalty = config_.rollout.repetition_penalty;
-    s.presence_penalty = config_.rollout.presence_penalty;
-    s.frequency_penalty = config_.rollout.frequency_penalty;
-    s.max_new_tokens = config_.rollout.max_new_tokens;
-    s.slots = config_.rollout.slots;
-    s.stop = config_.rollout.stop;
-    s.seed = config_.train.seed;
-    s.step = static_cast<std::uint64_t>(step);
-    return s;
-  }
-
   // What must be the same for a resume to give the same bits.
   ordered_json Manifest() const {
     ordered_json m;
@@ -142,6 +126,7 @@ class Trainer {
     m["shards"] = config_.train.shards;
     m["unit_tokens"] = config_.train.unit_tokens;
     m["moments"] = config_.train.moments;
+    m["data_digest"] = data_digest_;
     m["initial_weights_digest"] = initial_digest_;
     if (weights_.config.lora.on()) m["base_digest"] = packed_->base_digest();
     return m;
@@ -172,9 +157,10 @@ class Trainer {
       return 0;
     }
     ordered_json kept = ordered_json::parse(ReadFile(manifest_path), nullptr, false);
-    // Runs from before there was a choice.
-    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
+    // Runs from before these were kept.
     const ordered_json now = Manifest();
+    if (kept.is_object() && !kept.contains("moments")) kept["moments"] = "f32";
+    if (kept.is_object() && !kept.contains("data_digest")) kept["data_digest"] = data_digest_;
     for (const auto& [key, value] : now.items()) {
       if (key == "opo_version") continue;
       if (!kept.is_object() || !kept.contains(key) || kept[key] != value) {
@@ -194,6 +180,8 @@ class Trainer {
     const ordered_json state = ReadCheckpoint(*checkpoint, weights_, optimizer_);
     best_reward_ = state.value("best_reward", -1e300);
     best_step_ = state.value("best_step", idx{-1});
+    // Checkpoints from before there was dynamic sampling do not name it.
+    prompt_position_ = state.value("prompt_position", checkpoint->step * config_.rollout.prompts);
     if (weights_.DigestHex() != state.value("weights_digest", "")) {
       Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
            checkpoint->path);
@@ -214,6 +202,7 @@ class Trainer {
     state["optimizer_steps"] = optimizer_.steps();
     state["best_reward"] = best_reward_;
     state["best_step"] = best_step_;
+    state["prompt_position"] = collector_->position();
     state["weights_digest"] = weights_.DigestHex();
     state["manifest"] = Manifest();
     const Checkpoint checkpoint =
@@ -236,7 +225,7 @@ class Trainer {
     EvalSettings settings;
     settings.place = {journal_.get(), step, "eval", 0};
     settings.samples = config_.eval.samples;
-    settings.sampling = Sampling(0);
+    settings.sampling = TrainingSampling(config_, 0);
     settings.sampling.temperature = config_.eval.temperature;
     settings.sampling.top_k = 0;
     settings.sampling.top_p = 1;
@@ -246,37 +235,6 @@ class Trainer {
     settings.sampling.frequency_penalty = 0;
     settings.sampling.max_new_tokens = EvalMaxNewTokens(config_);
     return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, rewards_, settings);
-  }
-
-  std::vector<RolloutGroup> DrawPrompts(idx step) const {
-    std::vector<RolloutGroup> groups;
-    std::map<idx, idx> occurrences;
-    for (const idx p : PromptOrder(static_cast<idx>(train_problems_.size()),
-                                   config_.rollout.prompts, step - 1, config_.train.seed)) {
-      const Problem& problem = train_problems_[static_cast<std::size_t>(p)];
-      RolloutGroup group;
-      group.problem = p;
-      group.prompt = prompts_.Render(problem.messages);
-      if (static_cast<idx>(group.prompt.size()) > config_.data.prompt_limit) {
-        Fail(ErrorCode::kInput,
-             "{}: problem {} has {} prompt tokens, data.prompt_limit is {}; raise it or drop the "
-             "row",
-             config_.data.train, p, group.prompt.size(), config_.data.prompt_limit);
-      }
-      group.key = PromptKey(problem.id, group.prompt, occurrences[p]++);
-      group.rollouts.resize(static_cast<std::size_t>(config_.rollout.samples));
-      groups.push_back(std::move(group));
-    }
-    return groups;
-  }
-
-  // Rewards of all rollouts; those that could not be scored take no part in baselines or losses.
-  void ScoreAll(idx step, std::vector<RolloutGroup>& groups, ordered_json& metrics) {
-    ScoreGroups(groups, train_problems_, prompts_, rewards_, {journal_.get(), step, "train", 0});
-    if (config_.algorithm.multi_objective_aggregation == "normalize_then_sum") {
-      NormalizeTerms(groups, rewards_);
-    }
-    PutRewardMetrics(groups, rewards_, metrics);
   }
 
   void SetAdvantages(std::vector<RolloutGroup>& groups, ordered_json& metrics) const {
@@ -337,7 +295,7 @@ class Trainer {
     }
     if (shards.size() > 1) tree.Join(grad_);
 
-    tape_.groups.clear();  // the weights change now
+    tape_.Clear();  // the weights change now
     // E1 speaks of the batch's first update: the later ones are off policy by design.
     if (update == 0) {
       if (sum.compared_tokens == 0) {
@@ -382,15 +340,12 @@ class Trainer {
     const double step_start = Seconds();
     ordered_json metrics;
     metrics["training/global_step"] = step;
-    std::vector<RolloutGroup> groups = DrawPrompts(step);
-    metrics["training/epoch"] = static_cast<double>((step - 1) * config_.rollout.prompts) /
-                                static_cast<double>(train_problems_.size());
-    Generate(*model_, tokenizer_, groups, Sampling(step), {}, &tape_);
-    const double gen_end = Seconds();
+    metrics["training/epoch"] =
+        static_cast<double>(collector_->position()) / static_cast<double>(train_problems_.size());
+    std::vector<RolloutGroup> groups = collector_->Collect(step, metrics);
+    const double recheck_start = Seconds();
     Recheck(step, groups, metrics);
     const double recheck_end = Seconds();
-    ScoreAll(step, groups, metrics);
-    const double reward_end = Seconds();
     SetAdvantages(groups, metrics);
     const double adv_end = Seconds();
     KlToStart(step, groups, metrics);
@@ -427,10 +382,8 @@ class Trainer {
     metrics["exact/logprob_diff_max"] = exact.logprob_diff_max;
     metrics["exact/rollout_digest"] = RolloutDigest(groups);
     metrics["exact/weights_digest"] = weights_.DigestHex();
-    metrics["timing_s/gen"] = gen_end - step_start;
-    metrics["timing_s/recheck"] = recheck_end - gen_end;
-    metrics["timing_s/reward"] = reward_end - recheck_end;
-    metrics["timing_s/adv"] = adv_end - reward_end;
+    metrics["timing_s/recheck"] = recheck_end - recheck_start;
+    metrics["timing_s/adv"] = adv_end - recheck_end;
     metrics["timing_s/ref"] = learn_start - adv_end;
     metrics["timing_s/update_actor"] = learn_end - learn_start;
     metrics["timing_s/step"] = learn_end - step_start;
@@ -471,7 +424,8 @@ class Trainer {
   void KlToStart(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
     if (config_.monitor.kl_every <= 0 || step % config_.monitor.kl_every != 0) return;
     std::vector<RolloutGroup> scored = groups;
-    Score(*reference_model_, std::span<RolloutGroup>(scored), Sampling(step).inv_temperature());
+    Score(*reference_model_, std::span<RolloutGroup>(scored),
+          TrainingSampling(config_, step).inv_temperature());
     double k1 = 0;
     double k3 = 0;
     idx tokens = 0;
@@ -522,14 +476,17 @@ class Trainer {
   RewardSet rewards_;
   const Algorithm& algorithm_;
   std::vector<Problem> train_problems_, eval_problems_;
+  std::optional<PromptOrder> order_;
   std::unique_ptr<PackedWeights<T>> packed_, reference_;
   std::unique_ptr<Transformer<T>> model_, reference_model_;
   std::unique_ptr<Learner<T>> learner_;
   Tape<T> tape_;
   std::unique_ptr<RunLog> log_;
   std::unique_ptr<RewardJournal> journal_;
+  std::unique_ptr<Collector<T>> collector_;
   Buffer<float> grad_;
-  std::string initial_digest_;
+  std::string initial_digest_, data_digest_;
+  idx prompt_position_ = 0;  // where the run begins, or goes on
   double gemm_rate_ = 0;
   double save_seconds_ = 0;
   double last_eval_ = 0;

@@ -110,6 +110,44 @@ TEST_F(WholeRun, TheTapeChangesNothing) {
   }
 }
 
+// DAPO's dynamic sampling draws as many prompts as it needs: threads, tape and kills change
+// nothing.
+TEST_F(WholeRun, DynamicSamplingIsAsExact) {
+  const auto with = [](std::vector<std::string> more) {
+    more.insert(more.end(), {"rollout.dynamic_sampling=true", "rollout.max_draws=2",
+                             "rollout.samples=2", "rollout.prompts=12"});
+    return more;
+  };
+  const std::string want = Digest("all", with({"run.threads=1"}));
+  EXPECT_EQ(want, Digest("none", with({"run.threads=3", "run.tape_mb=0"})));
+  EXPECT_EQ(want, Digest("some", with({"run.tape_mb=1", "run.memory_mb=60"})));
+  EXPECT_EQ(StepsOf(scratch_ / "all").back()["exact/rollout_digest"],
+            StepsOf(scratch_ / "none").back()["exact/rollout_digest"]);
+  int full = 0;
+  int filled = 0;
+  for (const auto& step : StepsOf(scratch_ / "all")) {
+    const int drawn = step["rollout/prompts_drawn"].get<int>();
+    EXPECT_GE(drawn, 12);
+    EXPECT_LE(drawn, 24);
+    const int uniform =
+        step["rollout/groups_all_right"].get<int>() + step["rollout/groups_all_wrong"].get<int>();
+    EXPECT_EQ(12 - (drawn - uniform), step["rollout/groups_filled"].get<int>());
+    (step["rollout/groups_filled"].get<int>() > 0 ? filled : full) += 1;
+  }
+  EXPECT_GT(full, 0);
+  EXPECT_GT(filled, 0);
+  const std::string dir = scratch_ / "killed";
+  std::vector<std::string> args = TinyRun(dir, with({}));
+  ProgramResult result;
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    result = RunProgram(args, attempt < 4 ? 200 + 150 * attempt : -1);
+    if (result.exit_code == 0) break;
+    if (fs::exists(dir + "/manifest.json")) args = {"train", "--resume", dir, "--quiet"};
+  }
+  EXPECT_EQ(DigestOf(result), want);
+  EXPECT_EQ(StepsOf(dir), StepsOf(scratch_ / "all"));
+}
+
 TEST_F(WholeRun, SlotsChangeNothing) {
   EXPECT_EQ(Digest("all"), Digest("few", {"rollout.slots=5"}));
 }

@@ -25,6 +25,7 @@ void Replay(const std::string& format, const Try& try_file) {
 }
 
 TEST(FuzzCorpus, GgufReplays) { Replay("gguf", TryGguf); }
+TEST(FuzzCorpus, ParquetReplays) { Replay("parquet", TryParquet); }
 TEST(FuzzCorpus, SafetensorsReplays) { Replay("safetensors", TrySafetensors); }
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "format/gguf.h"
+#include "format/parquet.h"
 #include "format/safetensors.h"
 
 namespace opo {
@@ -67,6 +68,25 @@ inline bool TrySafetensors(std::span<const std::byte> bytes) {
       std::vector<float> values(static_cast<std::size_t>(tensor.num_elements()));
       file.ReadF32(tensor, values);
     }
+    return true;
+  } catch (const Error& e) {
+    OPO_CHECK(e.code() == ErrorCode::kInput);
+    return false;
+  }
+}
+
+inline bool TryParquet(std::span<const std::byte> bytes) {
+  try {
+    ParquetLimits limits;
+    limits.values = 1 << 22;
+    limits.pages = 1 << 24;
+    const ParquetFile file = ParquetFile::Parse(bytes, "fuzz.parquet", limits);
+    idx rows = 0;
+    file.ForEachRow([&](idx i, nlohmann::ordered_json&& row) {
+      OPO_CHECK(i == rows++ && row.size() == file.column_names().size());
+      row.dump();  // all text is UTF-8
+    });
+    OPO_CHECK(rows == file.num_rows());
     return true;
   } catch (const Error& e) {
     OPO_CHECK(e.code() == ErrorCode::kInput);

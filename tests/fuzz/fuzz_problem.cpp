@@ -9,7 +9,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   try {
-    for (const opo::Problem& problem : opo::ParseProblems(text, "fuzz.jsonl")) {
+    for (const opo::Problem& problem :
+         opo::ParseProblems(text, opo::DataFormat::kJsonLines, "fuzz.jsonl")) {
       if (!problem.messages.is_array() || problem.messages.empty()) std::abort();
       for (const auto& message : problem.messages) {
         if (!message.at("role").is_string() || !message.at("content").is_string()) std::abort();

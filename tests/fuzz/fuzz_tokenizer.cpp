@@ -5,11 +5,11 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "text/byte_pairs.h"
 #include "text/nfc.h"
 #include "text/pretokenize.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using opo::PreTokenizer;

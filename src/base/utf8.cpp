@@ -1,4 +1,4 @@
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace opo {
 
@@ -24,6 +24,15 @@ Utf8Step NextUtf8(std::string_view text, std::size_t pos) {
     high = 0xBF;
   }
   return {Utf8Kind::kCharacter, size, code};
+}
+
+bool IsUtf8(std::string_view text) {
+  for (std::size_t pos = 0; pos < text.size();) {
+    const Utf8Step step = NextUtf8(text, pos);
+    if (step.kind != Utf8Kind::kCharacter) return false;
+    pos += step.size;
+  }
+  return true;
 }
 
 void AppendUtf8(std::uint32_t code, std::string& out) {

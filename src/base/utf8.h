@@ -23,6 +23,9 @@ struct Utf8Step {
 // longest start of a well-formed character, at least one byte.
 Utf8Step NextUtf8(std::string_view text, std::size_t pos);
 
+// Whether all of the text is well-formed.
+bool IsUtf8(std::string_view text);
+
 void AppendUtf8(std::uint32_t code, std::string& out);
 
 }  // namespace opo

@@ -1,0 +1,189 @@
+// opo data: what each verb writes, and what it refuses.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "app/program.h"
+
+namespace opo {
+namespace {
+
+using nlohmann::json;
+
+class Data : public ::testing::Test {
+ protected:
+  std::string Write(const std::string& name, const std::string& text) const {
+    std::ofstream(scratch_ / name, std::ios::binary) << text;
+    return scratch_ / name;
+  }
+  std::string Model() const {
+    const std::string path = scratch_ / "model";
+    EXPECT_EQ(RunProgram({"init", path}).exit_code, 0);
+    return path;
+  }
+  ScratchFolder scratch_;
+};
+
+const std::string kVerl = std::string(OPO_SOURCE_DIR) + "/tests/format/golden/parquet/verl";
+
+std::vector<json> Lines(const std::string& text) {
+  std::vector<json> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
+  return lines;
+}
+
+TEST_F(Data, MakeWritesVerlsSchema) {
+  const std::string path = scratch_ / "gcd.jsonl";
+  const ProgramResult made =
+      RunProgram({"data", "make", "gcd", "--size", "20", "--seed", "3", "-o", path});
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_EQ(made.err, "gcd: 20 rows\n");
+  const std::vector<json> rows = Lines(ReadText(path));
+  ASSERT_EQ(rows.size(), 20U);
+  EXPECT_EQ(rows[4]["data_source"], "gcd");
+  EXPECT_EQ(rows[4]["prompt"][0]["role"], "user");
+  EXPECT_EQ(rows[4]["reward_model"]["style"], "rule");
+  EXPECT_EQ(rows[4]["extra_info"], json({{"split", "train"}, {"index", 4}}));
+  // To standard output the same.
+  EXPECT_EQ(RunProgram({"data", "make", "gcd", "--size", "20", "--seed", "3"}).out, ReadText(path));
+  const auto held_out =
+      Lines(RunProgram({"data", "make", "gcd", "--size", "20", "--held-out"}).out);
+  EXPECT_EQ(held_out.size(), 2U);
+
+  const ProgramResult wrong = RunProgram({"data", "make", "gdc"});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_NE(wrong.err.find("did you mean gcd? "), std::string::npos) << wrong.err;
+}
+
+TEST_F(Data, ConvertKeepsTheRows) {
+  const std::string out = scratch_ / "verl.jsonl";
+  const ProgramResult result = RunProgram({"data", "convert", kVerl + ".parquet", out});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(Lines(ReadText(out)), Lines(ReadText(kVerl + ".jsonl")));
+  EXPECT_EQ(RunProgram({"data", "convert", out, out}).exit_code, 2);
+  EXPECT_EQ(RunProgram({"data", "convert", out, scratch_ / "x.csv"}).exit_code, 2);
+  const ProgramResult damaged =
+      RunProgram({"data", "convert", Write("d.csv", "a,b\n1\n"), scratch_ / "d.jsonl"});
+  EXPECT_EQ(damaged.exit_code, 3);
+  EXPECT_NE(damaged.err.find("d.csv:2: has 1 fields"), std::string::npos) << damaged.err;
+  EXPECT_FALSE(std::filesystem::exists(scratch_ / "d.jsonl"));
+}
+
+TEST_F(Data, ShowPrintsWhatTheModelSees) {
+  const std::string file = Write("q.csv", "question,gold,level\n1+1?,2,easy\n2+2?,4,hard\n");
+  const ProgramResult result =
+      RunProgram({"data", "show", file, "--model", Model(), "-n", "1", "--prompt-key", "question",
+                  "--answer-key", "gold", "--template", "Q: {}", "--system", "Be brief."});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out,
+            "--- row 1 of 2, 18 tokens, q\nBe brief.\nQ: 1+1?\n\n--- answer: 2\n"
+            "--- for rewards: gold, level\n");
+  const ProgramResult lines = RunProgram(
+      {"data", "show", file, "--model", scratch_ / "model", "--json", "--prompt-key", "question"});
+  ASSERT_EQ(Lines(lines.out).size(), 2U);
+  EXPECT_EQ(Lines(lines.out)[1]["text"], "2+2?\n");
+  EXPECT_EQ(Lines(lines.out)[1]["tokens"], 5);
+  const ProgramResult wrong = RunProgram({"data", "show", file, "--model", scratch_ / "model"});
+  EXPECT_EQ(wrong.exit_code, 3);
+  EXPECT_NE(wrong.err.find("q.csv:2: has no 'prompt'; its keys are: question, gold, level; "
+                           "data.prompt_key names the one to take"),
+            std::string::npos)
+      << wrong.err;
+}
+
+TEST_F(Data, CheckReportsWhatIsWrong) {
+  const std::string train =
+      Write("t.jsonl",
+            "{\"prompt\": \"What is 1 + 1?\", \"answer\": 2}\n"
+            "{\"prompt\": \"what is  1 + 1\", \"answer\": 3}\n"
+            "{\"prompt\": \"What is 1 * 1?\"}\n"
+            "nonsense\n"
+            "{\"prompt\": \"Long one, longer than the limit\", \"answer\": 0}\n");
+  const std::string eval = Write("e.jsonl", "{\"prompt\": \"What is 1 * 1 ?\", \"answer\": 1}\n");
+  const ProgramResult result = RunProgram({"data", "check", train, "--eval", eval, "--model",
+                                           Model(), "--prompt-limit", "20", "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const json report = result.last_line();
+  const json& data = report["data"];
+  EXPECT_EQ(data["rows"], 5);
+  EXPECT_EQ(data["bad"], 1);
+  EXPECT_EQ(data["first_bad"].get<std::string>().substr(train.size()),
+            ":4: not valid JSON at byte 2 of the line");
+  EXPECT_EQ(data["without_answer"], 1);
+  EXPECT_EQ(data["duplicates"], 1);
+  EXPECT_EQ(data["duplicates_with_another_answer"], 1);
+  EXPECT_EQ(data["longer_than_prompt_limit"], 1);
+  EXPECT_EQ(data["prompt_tokens"],
+            json({{"min", 15}, {"p50", 15}, {"p90", 32}, {"p99", 32}, {"max", 32}}));
+  EXPECT_EQ(report["overlap"], 1);
+  EXPECT_EQ(report["first_overlap"], "what is 1 * 1");
+  const ProgramResult text = RunProgram({"data", "check", train, "--eval", eval});
+  EXPECT_NE(text.out.find("in both: 1 questions; the first: what is 1 * 1\n"), std::string::npos)
+      << text.out;
+  EXPECT_EQ(RunProgram({"data", "check", train, "--prompt-limit", "5"}).exit_code, 2);
+}
+
+TEST_F(Data, BuiltInSetsHaveNothingInCommonWithWhatTheyHoldOut) {
+  const json report =
+      RunProgram({"data", "check", "countdown", "--eval", "countdown", "--json"}).last_line();
+  EXPECT_EQ(report["overlap"], 0);
+  EXPECT_EQ(report["data"]["rows"], 2000);
+  EXPECT_EQ(report["eval"]["rows"], 200);
+  EXPECT_EQ(report["data"]["duplicates"], 0);
+}
+
+// A run on a mix of Parquet, CSV and a built-in set; what is too long is left out and said.
+TEST_F(Data, TrainTakesAllOfIt) {
+  const std::string csv = Write(
+      "sums.csv", "question,gold\n1+1?,2\n\"a question that is longer than all the others\",4\n");
+  const std::string config = Write("run.toml",
+                                   "[data]\nprompt_limit = 40\noverlong = \"drop\"\nsize = 30\n"
+                                   "[[data.mix]]\npath = \"sums.csv\"\nprompt_key = \"question\"\n"
+                                   "answer_key = \"gold\"\n"
+                                   "[[data.mix]]\npath = \"arithmetic:1\"\nweight = 3\n"
+                                   "[rollout]\nprompts = 4\nsamples = 2\nmax_new_tokens = 4\n"
+                                   "[train]\nsteps = 2\n[checkpoint]\nevery = 0\n");
+  const std::string run = scratch_ / "run";
+  const ProgramResult result = RunProgram({"train", config, "--set", "run.dir=" + run});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("sums.csv: 1 of 2 prompts have more than data.prompt_limit = 40 tokens "
+                            "and are dropped"),
+            std::string::npos)
+      << result.err;
+  std::set<std::string> inputs;
+  for (const json& line : Lines(ReadText(run + "/samples.jsonl"))) inputs.insert(line["input"]);
+  EXPECT_TRUE(inputs.contains("1+1?\n"));
+  EXPECT_GT(inputs.size(), 3U);
+  // The resolved config is read back.
+  const ProgramResult again = RunProgram({"train", run + "/config.toml", "--print-config"});
+  EXPECT_NE(again.out.find("[[data.mix]]"), std::string::npos) << again.err;
+
+  const ProgramResult error = RunProgram(
+      {"train", config, "--set", "run.dir=" + run + "2", "--set", "data.overlong=error"});
+  EXPECT_EQ(error.exit_code, 3);
+  EXPECT_NE(error.err.find("sums.csv: problem 2 (id '') has 46 prompt tokens, data.prompt_limit is "
+                           "40; raise it, or set data.overlong"),
+            std::string::npos)
+      << error.err;
+  const ProgramResult cut = RunProgram(
+      {"train", config, "--set", "run.dir=" + run + "3", "--set", "data.overlong=truncate"});
+  EXPECT_EQ(cut.exit_code, 0);
+  EXPECT_NE(cut.err.find("lose their beginning"), std::string::npos) << cut.err;
+}
+
+TEST_F(Data, TrainReadsVerlsParquet) {
+  const std::string run = scratch_ / "run";
+  const ProgramResult result = RunProgram(
+      {"train", "--set", "data.train=" + kVerl + ".parquet", "--set", "data.held_out=0.3", "--set",
+       "rollout.prompts=4", "--set", "rollout.samples=2", "--set", "rollout.max_new_tokens=4",
+       "--set", "train.steps=1", "--set", "checkpoint.every=0", "--set", "run.dir=" + run});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(result.last_line().contains("eval_after")) << result.out;
+  const std::vector<json> samples = Lines(ReadText(run + "/samples.jsonl"));
+  ASSERT_EQ(samples.size(), 4U);
+  EXPECT_NE(samples[0]["input"].get<std::string>().find("Ärger, 数学"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace opo
