@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <array>
 
+#include "base/utf8.h"
 #include "math/scan.h"
 #include "math/tokens.h"
 #include "math/words.h"
-#include "base/utf8.h"
 
 namespace opo {
 namespace {
