@@ -65,6 +65,17 @@ std::vector<MathReading> ReadingsOf(std::string_view text) {
   }
   if (group) readings.push_back({.group_thousands = false});
   if (decimal) readings.push_back({.decimal_comma = true});
+  const bool program = text.find('\\') == std::string_view::npos &&
+                       text.find_first_of("*(") != std::string_view::npos;
+  for (std::size_t i = 0; program && i < text.size(); ++i) {
+    const auto joins = [&](std::size_t k) {
+      return k < text.size() && (IsLetter(text[k]) || IsDigit(text[k]));
+    };
+    if (text[i] == 'E' && !(i > 0 && joins(i - 1)) && !joins(i + 1)) {
+      readings.push_back({.capital_e = true});
+      break;
+    }
+  }
   // A letter behind a value and a space.
   for (std::size_t i = 1; i < text.size(); ++i) {
     if (!IsDigit(text[i - 1]) && text[i - 1] != '}') continue;
