@@ -391,7 +391,8 @@ class Comparer {
 
   bool SameCollection(const MathNode& g, const MathNode& a, int depth) {
     // Tuples keep their order: a list of as many items may stand for one.
-    if (g.op == MathOp::kTuple || a.op == MathOp::kTuple) {
+    const bool has_signs = Contains(g, MathOp::kPlusMinus) || Contains(a, MathOp::kPlusMinus);
+    if (!has_signs && (g.op == MathOp::kTuple || a.op == MathOp::kTuple)) {
       const MathNode& tuple = g.op == MathOp::kTuple ? g : a;
       const MathNode& list = g.op == MathOp::kTuple ? a : g;
       if (list.op != MathOp::kList || list.kids.size() != tuple.kids.size()) return false;

@@ -422,8 +422,10 @@ std::string_view TrimAnswer(std::string_view text) {
         more = true;
       }
     }
-    while (!text.empty() && (text.back() == '.' || text.back() == ',' || text.back() == ';' ||
-                             text.back() == '\n')) {
+    const bool goes_on = text.size() > 3 && text.substr(text.size() - 3) == "...";
+    while (
+        !text.empty() && !goes_on &&
+        (text.back() == '.' || text.back() == ',' || text.back() == ';' || text.back() == '\n')) {
       text.remove_suffix(1);
       more = true;
     }

@@ -91,6 +91,9 @@ class Lexer {
       if (IsGreek(run)) return Push(TokenKind::kSymbol, std::string(run));
       if (run.size() == 4 && run.substr(1) == "bar")
         return Push(TokenKind::kSymbol, std::string(run));
+      if (run == "USD" || run == "EUR" || run == "GBP") {
+        return Push(TokenKind::kText, std::string(run));
+      }
       if (AfterValue() && IsUnit(run)) return Push(TokenKind::kText, std::string(run));
       if (LooksLikeWord(run)) return Push(TokenKind::kText, std::string(run));
       // A function's or a constant's name at the end or the start of letters: "xsin", "pir".

@@ -56,6 +56,7 @@ class MathParser {
 
   // parser.cpp
   std::vector<Node> ParseItems(std::string* connective, bool* trailing);
+  std::vector<Node> GroupedItems(std::vector<Node> items, const std::vector<std::size_t>& groups);
   Node ParseList();
   Node ParseRelation();
   Node ParseRatio();
