@@ -221,6 +221,11 @@ std::vector<std::string> FromSegment(std::string_view segment) {
     // Neighbouring formulas with commas or "and" between them are one answer.
     std::size_t first = 0;
     const bool starts = math[0].begin <= 3;
+    // "The answer is 12, since $x=3$."
+    if (!starts && (IsDigit(sentence[0]) || sentence[0] == '-')) {
+      const std::string number = FirstNumberIn(sentence.substr(0, math[0].begin));
+      if (!number.empty()) return {number};
+    }
     if (!starts) {
       first = math.size();
       for (std::size_t i = math.size(); i-- > 0;) {
@@ -313,6 +318,15 @@ std::string_view AfterVerb(std::string_view text) {
 // The last statement of a text that announces no answer.
 FinalAnswer FromTail(std::string_view text) {
   const std::vector<Span> math = FindMath(text);
+  if (!math.empty()) {
+    // A later sentence with a number says more than a formula before it.
+    const std::string_view after = text.substr(math.back().end);
+    const std::size_t begin = std::min(after.find(". "), after.find('\n'));
+    if (begin != kNone) {
+      const std::string number = LastNumberIn(after.substr(begin + 1));
+      if (!number.empty()) return {{number}, "the last number"};
+    }
+  }
   for (std::size_t i = math.size(); i-- > 0 && i + 20 > math.size();) {
     if (IsBareName(math[i].content)) continue;
     return {{std::string(math[i].content)}, "the last formula"};

@@ -83,6 +83,7 @@ class MathParser {
   Node ParseFraction();
   Node ParseSqrt();
   Node ParseEnvironment();
+  Node ParseAligned(const std::string& name);
   Node ParseExponent();
   Node ParseArgument(bool single_digit);
   Node ParseSubscript(bool* word, std::string* text);
