@@ -31,31 +31,12 @@ struct DataArguments {
   bool json = false;
 };
 
-void AddKeys(CLI::App& verb, ProblemKeys& keys) {
-  verb.add_option("--prompt-key", keys.prompt, "a row's prompt, may be dotted (default: prompt)");
-  verb.add_option("--answer-key", keys.answer,
-                  "its gold answer (default: reward_model.ground_truth, answer, solution or "
-                  "ground_truth)");
-  verb.add_option("--id-key", keys.id, "its id (default: id or extra_info.index)");
-  verb.add_option("--template", keys.template_text,
-                  "text around a prompt, which takes the place of {}");
-}
-
 void AddSet(CLI::App& verb, LoadOptions& load) {
   verb.add_option("--size", load.size, "problems of a built-in set")
       ->check(CLI::Range(idx{1}, idx{10'000'000}))
       ->capture_default_str();
   verb.add_option("--seed", load.seed, "seed of a built-in set")->capture_default_str();
   verb.add_flag("--held-out", load.held_out, "its held-out part: a tenth of the size");
-}
-
-void CheckTemplate(const std::string& text) {
-  const std::size_t hole = text.find("{}");
-  if (text.empty() ||
-      (hole != std::string::npos && text.find("{}", hole + 2) == std::string::npos)) {
-    return;
-  }
-  Fail(ErrorCode::kUsage, "--template: needs one {{}} where the prompt goes");
 }
 
 // JSON lines to a file, whole or not at all, or to stdout where no file is named.
@@ -112,7 +93,7 @@ void RunConvert(const DataArguments& args) {
 }
 
 void RunShow(const DataArguments& args) {
-  CheckTemplate(args.load.keys.template_text);
+  CheckProblemKeys(args.load.keys);
   const std::vector<Problem> problems = LoadProblems(args.source, args.load);
   const Tokenizer tokenizer = Tokenizer::Load(TokenizerPath(args.model));
   const PromptRenderer prompts(tokenizer, args.system);
@@ -217,7 +198,7 @@ void PrintCheck(const ordered_json& set) {
 }
 
 void RunCheck(const DataArguments& args) {
-  CheckTemplate(args.load.keys.template_text);
+  CheckProblemKeys(args.load.keys);
   if (args.prompt_limit > 0 && args.model.empty()) {
     Fail(ErrorCode::kUsage, "data check: --prompt-limit counts tokens and needs --model");
   }
@@ -281,7 +262,7 @@ void AddData(CLI::App& app, int&) {
     sub->add_option("-n", args->rows, "rows to print")
         ->check(CLI::Range(idx{1}, idx{1'000'000'000}))
         ->capture_default_str();
-    AddKeys(*sub, args->load.keys);
+    AddProblemKeys(*sub, args->load.keys);
     AddSet(*sub, args->load);
     sub->add_flag("--json", args->json, "a JSON line a row");
   }
@@ -297,7 +278,7 @@ void AddData(CLI::App& app, int&) {
     sub->add_option("--system", args->system, "a system message put before each prompt");
     sub->add_option("--prompt-limit", args->prompt_limit, "count prompts with more tokens")
         ->check(CLI::Range(idx{1}, idx{1'000'000'000}));
-    AddKeys(*sub, args->load.keys);
+    AddProblemKeys(*sub, args->load.keys);
     AddSet(*sub, args->load);
     sub->add_flag("--json", args->json, "all of it as one line of JSON");
   }

@@ -214,6 +214,7 @@ struct EvalArguments {
   ModelOptions model;
   SamplingOptions sampling;
   std::string data = "arithmetic";
+  ProblemKeys keys;
   std::string system;
   std::string reward = "number";
   std::vector<std::string> reward_set;
@@ -258,6 +259,7 @@ void RunEval(const EvalArguments& args) {
             "--logit-bias");
   const PromptRenderer prompts(loaded.tokenizer, args.system);
   LoadOptions data;
+  data.keys = args.keys;
   data.held_out = !args.training_part;
   const std::vector<Problem> problems = LoadProblems(args.data, data);
   RewardConfig term;
@@ -342,6 +344,7 @@ void AddEval(CLI::App& app, int&) {
       ->capture_default_str();
   verb->add_flag("--training-part", args->training_part,
                  "of a built-in set, the part that is trained on");
+  AddProblemKeys(*verb, args->keys);
   verb->add_option("--system", args->system, "a system message put before each problem");
   verb->add_option("--reward", args->reward, "how answers are scored")
       ->check(CLI::IsMember(RewardKinds()))
@@ -358,7 +361,10 @@ void AddEval(CLI::App& app, int&) {
       ->capture_default_str();
   verb->add_flag("--json", args->json, "a JSON line an answer, then one with the mean");
   verb->add_flag("--quiet", args->quiet, "no progress line");
-  verb->callback([args] { RunInDtype(*args, RunEval<bf16>, RunEval<float>); });
+  verb->callback([args] {
+    CheckProblemKeys(args->keys);
+    RunInDtype(*args, RunEval<bf16>, RunEval<float>);
+  });
 }
 
 }  // namespace opo

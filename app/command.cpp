@@ -75,4 +75,24 @@ std::vector<TokenId> PromptOf(const ordered_json& line, const PromptRenderer& pr
   Fail(ErrorCode::kInput, "{}: has none of `messages`, `prompt`, `prompt_ids`", where);
 }
 
+void AddProblemKeys(CLI::App& verb, ProblemKeys& keys) {
+  verb.add_option("--prompt-key", keys.prompt, "a row's prompt, may be dotted (default: prompt)");
+  verb.add_option("--answer-key", keys.answer,
+                  "its gold answer (default: reward_model.ground_truth, answer, solution or "
+                  "ground_truth)");
+  verb.add_option("--id-key", keys.id, "its id (default: id or extra_info.index)");
+  verb.add_option("--template", keys.template_text,
+                  "text around a prompt, which takes the place of {}");
+}
+
+void CheckProblemKeys(const ProblemKeys& keys) {
+  const std::string& text = keys.template_text;
+  const std::size_t hole = text.find("{}");
+  if (text.empty() ||
+      (hole != std::string::npos && text.find("{}", hole + 2) == std::string::npos)) {
+    return;
+  }
+  Fail(ErrorCode::kUsage, "--template: needs one {{}} where the prompt goes");
+}
+
 }  // namespace opo

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "data/problem.h"
 #include "model/transformer.h"
 #include "rollout/prompts.h"
 #include "rollout/rollout.h"
@@ -61,6 +62,10 @@ void PrintJsonLine(const nlohmann::ordered_json& value);
 // The prompt of a line {"messages" | "prompt" | "prompt_ids"}: ids; `prompt` text is one user turn.
 std::vector<TokenId> PromptOf(const nlohmann::ordered_json& line, const PromptRenderer& prompts,
                               const std::string& where);
+
+// Where the rows of a data file have what: --prompt-key and so on, and the check after parsing.
+void AddProblemKeys(CLI::App& verb, ProblemKeys& keys);
+void CheckProblemKeys(const ProblemKeys& keys);
 
 // Each adds its subcommand; the callback runs it and sets the exit code.
 void AddTrain(CLI::App& app, int& exit_code);

@@ -1,4 +1,4 @@
-"""A judge for opo's reward "http" (OpenRLHF's shape): python3 server.py [PORT]"""
+"""A judge for opo's reward "http" (OpenRLHF's shape): python3 server.py [PORT]; 0: any free one"""
 import http.server, json, sys
 
 from compute_score_example import compute_score
@@ -21,4 +21,6 @@ class Judge(http.server.BaseHTTPRequestHandler):
 
 
 port = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Judge).serve_forever()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Judge)
+print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+server.serve_forever()

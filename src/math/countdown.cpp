@@ -11,7 +11,8 @@ namespace {
 bool CollectNumbers(const MathNode& node, std::vector<long>& out) {
   switch (node.op) {
     case MathOp::kNumber:
-      if (node.text.size() > 9 || node.text.find_first_not_of("0123456789") != std::string::npos) {
+      if (node.text.empty() || node.text.size() > 9 ||
+          node.text.find_first_not_of("0123456789") != std::string::npos) {
         return false;
       }
       out.push_back(std::stol(node.text));

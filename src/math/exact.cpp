@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <charconv>
 
 #include "math/evaluate.h"
 
@@ -99,7 +100,9 @@ class Exact {
 
   static bool Based(const MathNode& node, Rational& out) {
     if (node.text2.size() > 2 || node.text.size() > 1000) return false;
-    const int base = std::stoi(node.text2);
+    int base = 0;  // stays so where it is not written in digits
+    const char* end = node.text2.data() + node.text2.size();
+    if (std::from_chars(node.text2.data(), end, base).ptr != end) return false;
     if (base < 2 || base > 36) return false;
     if (base <= 10) {
       for (const char c : node.text) {

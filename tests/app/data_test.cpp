@@ -174,15 +174,53 @@ TEST_F(Data, TrainTakesAllOfIt) {
 
 TEST_F(Data, TrainReadsVerlsParquet) {
   const std::string run = scratch_ / "run";
-  const ProgramResult result = RunProgram(
-      {"train", "--set", "data.train=" + kVerl + ".parquet", "--set", "data.held_out=0.3", "--set",
-       "rollout.prompts=4", "--set", "rollout.samples=2", "--set", "rollout.max_new_tokens=4",
-       "--set", "train.steps=1", "--set", "checkpoint.every=0", "--set", "run.dir=" + run});
+  const std::string config =
+      Write("verl.toml", "[data]\ntrain = \"" + kVerl +
+                             ".parquet\"\nheld_out = 0.3\n[rollout]\nprompts = 4\n"
+                             "samples = 2\nmax_new_tokens = 4\n[train]\nsteps = 1\n"
+                             "[checkpoint]\nevery = 0\n");
+  const ProgramResult result = RunProgram({"train", config, "--set", "run.dir=" + run});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_TRUE(result.last_line().contains("eval_after")) << result.out;
   const std::vector<json> samples = Lines(ReadText(run + "/samples.jsonl"));
   ASSERT_EQ(samples.size(), 4U);
   EXPECT_NE(samples[0]["input"].get<std::string>().find("Ärger, 数学"), std::string::npos);
+}
+
+// What eval measures is what a run filters by: the same keys and template on both sides.
+TEST_F(Data, PassRatesGoFromEvalToTrain) {
+  const std::string csv = Write("q.csv", "question,gold\n1+1?,2\n2+2?,4\n");
+  const std::string rates = scratch_ / "rates.jsonl";
+  const ProgramResult eval = RunProgram(
+      {"eval", "--model", Model(), "--data", csv, "--prompt-key", "question", "--answer-key",
+       "gold", "--template", "Q: {}", "--max-new-tokens", "2", "--pass-rates", rates, "--quiet"});
+  ASSERT_EQ(eval.exit_code, 0) << eval.err;
+  const std::vector<json> lines = Lines(ReadText(rates));
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_EQ(lines[0]["prompt"], "Q: 1+1?");
+  // A random model is right about nothing, so one made-up rate makes the difference.
+  Write("rates.jsonl", lines[0].dump() + "\n{\"prompt\": \"Q: 2+2?\", \"pass_rate\": 0.5}\n");
+  const std::string config =
+      Write("band.toml",
+            "[data]\ntrain = \"q.csv\"\nprompt_key = \"question\"\nanswer_key = \"gold\"\n"
+            "template = \"Q: {}\"\npass_rates = \"rates.jsonl\"\npass_rate_min = 0.4\n"
+            "[rollout]\nprompts = 2\nsamples = 2\nmax_new_tokens = 2\n[train]\nsteps = 1\n"
+            "[checkpoint]\nevery = 0\n");
+  const std::string run = scratch_ / "run";
+  const ProgramResult train = RunProgram({"train", config, "--set", "run.dir=" + run});
+  ASSERT_EQ(train.exit_code, 0) << train.err;
+  EXPECT_NE(train.err.find("1 of 2 problems have a pass rate outside of 0.4 to 1"),
+            std::string::npos)
+      << train.err;
+  for (const json& line : Lines(ReadText(run + "/samples.jsonl"))) {
+    EXPECT_EQ(line["input"], "Q: 2+2?\n");
+  }
+  const ProgramResult none = RunProgram(
+      {"train", config, "--set", "run.dir=" + run + "2", "--set", "data.pass_rate_min=0.9"});
+  EXPECT_EQ(none.exit_code, 3);
+  EXPECT_NE(none.err.find("no problem has a pass rate from 0.9 to 1; widen the band"),
+            std::string::npos)
+      << none.err;
 }
 
 }  // namespace

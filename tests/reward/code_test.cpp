@@ -135,10 +135,10 @@ TEST_F(CodeTest, SuccessIsNotFaked) {
 
 TEST_F(CodeTest, EndlessAndGreedyCodeIsWrongAndEnds) {
   RewardConfig config = Config();
-  config.timeout_s = 3;
+  config.timeout_s = 5;
   EXPECT_EQ(Run(kSum, "while True: pass", config).value, 0);
   EXPECT_EQ(Run(kSum, "import time\ntime.sleep(1000)", config).note,
-            "0 of 2 cases passed; case 0: the time limit of 3 s was reached");
+            "0 of 2 cases passed; case 0: the time limit of 5 s was reached");
   config.timeout_s = 60;
   config.cpu_s = 1;
   RewardResult result = Run(kSum, "while True: pass", config);

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/process.h"
 #include "format/expect_error.h"
 #include "reward/ask.h"
 
@@ -266,6 +267,26 @@ TEST(Http, AJudgeThatReturnsIsFound) {
   EXPECT_EQ(AskHttp(config, {"a"})[0].value, 1);
   server.stop();
   late.join();
+}
+
+TEST(Http, TheExampleIsAJudge) {
+  ProcessSpec spec;
+  spec.argv = {"python3", std::string(OPO_SOURCE_DIR) + "/examples/rewards/server.py", "0"};
+  spec.environment = CleanEnvironment();
+  Process judge(spec);
+  std::string url;
+  const double deadline = Seconds() + 60;
+  while (!url.ends_with("\n") && Seconds() < deadline) ASSERT_TRUE(judge.Read(url, 1000));
+  url.pop_back();
+  RewardConfig config;
+  config.kind = "http";
+  config.url = url;
+  config.batch = 2;
+  const auto results = AskHttp(config, {"It is 42.", "43", "none"});
+  EXPECT_EQ(results[0].value, 1);
+  EXPECT_EQ(results[1].value, 0);
+  EXPECT_EQ(results[2].value, 0);
+  EXPECT_EQ(results[2].logged[0], (std::pair<std::string, double>("characters", 4)));
 }
 
 // A key and a certificate for 127.0.0.1, signed by itself.

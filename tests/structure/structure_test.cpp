@@ -78,7 +78,8 @@ TEST(Structure, RoomsStandInTheOrderOfTheDesign) {
       {"algo", {"base"}},
       {"rollout", {"base", "data", "format", "kernels", "math", "model", "reward", "text"}},
       {"train",
-       {"algo", "base", "data", "format", "kernels", "math", "model", "reward", "rollout", "text"}}};
+       {"algo", "base", "data", "format", "kernels", "math", "model", "reward", "rollout",
+        "text"}}};
   for (const auto& [room, deps] : wanted) {
     ASSERT_TRUE(rooms.count(room)) << room;
     for (const std::string& dep : rooms.at(room)) {
