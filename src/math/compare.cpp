@@ -462,15 +462,16 @@ class Comparer {
     Nodes x = MatrixRows(g, tree_, work_);
     Nodes y = MatrixRows(a, tree_, work_);
     if (y.empty() || x.empty()) {
-      // A vector may be written as a tuple.
-      const MathNode& matrix = g.op == MathOp::kMatrix ? g : a;
-      const MathNode& tuple = g.op == MathOp::kMatrix ? a : g;
-      if (tuple.op != MathOp::kTuple) return false;
+      // A vector may be written as a tuple, and a single entry without its matrix.
+      const Nodes& rows = y.empty() ? x : y;
+      const MathNode& tuple = y.empty() ? a : g;
       Nodes entries;
-      for (const MathNode* row : matrix.kids) {
+      for (const MathNode* row : rows) {
         entries.insert(entries.end(), row->kids.begin(), row->kids.end());
       }
-      if (matrix.kids.size() != 1 && entries.size() != matrix.kids.size()) return false;
+      if (entries.size() == 1 && IsScalar(tuple)) return Same(*entries[0], tuple, depth + 1);
+      if (tuple.op != MathOp::kTuple) return false;
+      if (rows.size() != 1 && entries.size() != rows.size()) return false;
       return SameOrdered(entries, tuple.kids, depth) && Because("the same vector");
     }
     if (x.size() != y.size()) return false;
