@@ -1,5 +1,7 @@
 #include "math/judge.h"
 
+#include <flint/flint.h>
+
 #include <algorithm>
 #include <optional>
 #include <vector>
@@ -299,6 +301,12 @@ const char* MathVerdictName(Verdict verdict) {
 }
 
 MathJudgement JudgeMath(std::string_view gold, std::string_view completion) {
+  // FLINT and Arb keep constants and small numbers for each thread, and free them only if asked.
+  struct Caches {
+    ~Caches() { flint_cleanup(); }
+  };
+  static thread_local Caches caches;
+  static_cast<void>(caches);
   return Judge(gold, completion).Run();
 }
 
