@@ -527,6 +527,12 @@ char ChoiceLetter(std::string_view text, bool alone) {
   }
   if (text.empty()) return letter;
   if (alone) return TrimAnswer(text).empty() || TrimSpace(text) == ")" ? letter : '\0';
+  // Words behind the letter are the choice's text; single letters are further choices.
+  std::size_t word = 1;
+  while (word < text.size() && IsSpace(text[word])) ++word;
+  const bool further = word < text.size() && text[word] >= 'A' && text[word] <= 'J' &&
+                       (word + 1 == text.size() || !IsLetter(text[word + 1]));
+  if (further) return '\0';
   if (text[0] == '.' || text[0] == ')' || text[0] == ':' || text[0] == ',') {
     if (text.size() == 1 || !IsDigit(text[1])) return letter;
   }
