@@ -408,6 +408,9 @@ FinalAnswer FindIn(std::string_view text, bool all_is_answer, bool unfinished) {
     answer.readings.insert(prose ? answer.readings.end() : answer.readings.begin(),
                            std::string(whole));
     if (!prose || answer.how.empty()) answer.how = "all of it";
+    if (const std::string_view stated = AfterVerb(whole); !stated.empty()) {  // "x is 5"
+      answer.readings.insert(answer.readings.begin(), std::string(stated));
+    }
     return answer;
   }
   if (unfinished) return {};
@@ -493,6 +496,9 @@ FinalAnswer FindGoldAnswer(std::string_view raw) {
   const std::string_view whole = TrimSpace(text);
   if (whole.empty()) return {};
   FinalAnswer answer{{std::string(whole)}, "all of it"};
+  if (const std::string_view stated = AfterVerb(whole); !stated.empty() && StartsWithWord(whole)) {
+    answer.readings.insert(answer.readings.begin(), std::string(stated));
+  }
   if (CountWords(whole) > 4 && FindMath(whole).size() == 1) {
     answer.readings.insert(answer.readings.begin(), std::string(FindMath(whole)[0].content));
   }
