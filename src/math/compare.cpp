@@ -251,6 +251,11 @@ class Comparer {
       const auto zero = ExactValue(*a.kids.back(), MathSense(), work_);
       if (!zero || !zero->IsZero()) value = a.kids.back();
     }
+    if (value == nullptr && !gold_named && OnlyEqualities(a) && IsScalar(other)) {
+      // An identity whose both ends are the gold answer.
+      return IsScalar(*a.kids.front()) && IsScalar(*a.kids.back()) &&
+             Same(other, *a.kids.back(), depth + 1) && Same(other, *a.kids.front(), depth + 1);
+    }
     if (value == nullptr) return false;
     const bool same = gold_named ? Same(*value, other, depth + 1) : Same(other, *value, depth + 1);
     return same;
@@ -386,7 +391,8 @@ class Comparer {
 
   bool SameCollection(const MathNode& g, const MathNode& a, int depth) {
     // Tuples keep their order: a list of as many items may stand for one.
-    if (g.op == MathOp::kTuple || a.op == MathOp::kTuple) {
+    const bool has_signs = Contains(g, MathOp::kPlusMinus) || Contains(a, MathOp::kPlusMinus);
+    if (!has_signs && (g.op == MathOp::kTuple || a.op == MathOp::kTuple)) {
       const MathNode& tuple = g.op == MathOp::kTuple ? g : a;
       const MathNode& list = g.op == MathOp::kTuple ? a : g;
       if (list.op != MathOp::kList || list.kids.size() != tuple.kids.size()) return false;
@@ -456,15 +462,16 @@ class Comparer {
     Nodes x = MatrixRows(g, tree_, work_);
     Nodes y = MatrixRows(a, tree_, work_);
     if (y.empty() || x.empty()) {
-      // A vector may be written as a tuple.
-      const MathNode& matrix = g.op == MathOp::kMatrix ? g : a;
-      const MathNode& tuple = g.op == MathOp::kMatrix ? a : g;
-      if (tuple.op != MathOp::kTuple) return false;
+      // A vector may be written as a tuple, and a single entry without its matrix.
+      const Nodes& rows = y.empty() ? x : y;
+      const MathNode& tuple = y.empty() ? a : g;
       Nodes entries;
-      for (const MathNode* row : matrix.kids) {
+      for (const MathNode* row : rows) {
         entries.insert(entries.end(), row->kids.begin(), row->kids.end());
       }
-      if (matrix.kids.size() != 1 && entries.size() != matrix.kids.size()) return false;
+      if (entries.size() == 1 && IsScalar(tuple)) return Same(*entries[0], tuple, depth + 1);
+      if (tuple.op != MathOp::kTuple) return false;
+      if (rows.size() != 1 && entries.size() != rows.size()) return false;
       return SameOrdered(entries, tuple.kids, depth) && Because("the same vector");
     }
     if (x.size() != y.size()) return false;

@@ -18,7 +18,7 @@ class Exact {
     if (!work_.Take(1)) return false;
     switch (node.op) {
       case MathOp::kNumber:
-        return node.text2.empty() && ParseDecimal(node.text, out) && Fits(out);
+        return ParseDecimal(node.text, out) && Fits(out);
       case MathOp::kRepeating:
         return Repeating(node, out);
       case MathOp::kBased:

@@ -221,6 +221,11 @@ std::vector<std::string> FromSegment(std::string_view segment) {
     // Neighbouring formulas with commas or "and" between them are one answer.
     std::size_t first = 0;
     const bool starts = math[0].begin <= 3;
+    // "The answer is 12, since $x=3$."
+    if (!starts && (IsDigit(sentence[0]) || sentence[0] == '-')) {
+      const std::string number = FirstNumberIn(sentence.substr(0, math[0].begin));
+      if (!number.empty()) return {number};
+    }
     if (!starts) {
       first = math.size();
       for (std::size_t i = math.size(); i-- > 0;) {
@@ -313,6 +318,15 @@ std::string_view AfterVerb(std::string_view text) {
 // The last statement of a text that announces no answer.
 FinalAnswer FromTail(std::string_view text) {
   const std::vector<Span> math = FindMath(text);
+  if (!math.empty()) {
+    // A later sentence with a number says more than a formula before it.
+    const std::string_view after = text.substr(math.back().end);
+    const std::size_t begin = std::min(after.find(". "), after.find('\n'));
+    if (begin != kNone) {
+      const std::string number = LastNumberIn(after.substr(begin + 1));
+      if (!number.empty()) return {{number}, "the last number"};
+    }
+  }
   for (std::size_t i = math.size(); i-- > 0 && i + 20 > math.size();) {
     if (IsBareName(math[i].content)) continue;
     return {{std::string(math[i].content)}, "the last formula"};
@@ -394,6 +408,9 @@ FinalAnswer FindIn(std::string_view text, bool all_is_answer, bool unfinished) {
     answer.readings.insert(prose ? answer.readings.end() : answer.readings.begin(),
                            std::string(whole));
     if (!prose || answer.how.empty()) answer.how = "all of it";
+    if (const std::string_view stated = AfterVerb(whole); !stated.empty()) {  // "x is 5"
+      answer.readings.insert(answer.readings.begin(), std::string(stated));
+    }
     return answer;
   }
   if (unfinished) return {};
@@ -422,8 +439,10 @@ std::string_view TrimAnswer(std::string_view text) {
         more = true;
       }
     }
-    while (!text.empty() && (text.back() == '.' || text.back() == ',' || text.back() == ';' ||
-                             text.back() == '\n')) {
+    const bool goes_on = text.size() > 3 && text.substr(text.size() - 3) == "...";
+    while (
+        !text.empty() && !goes_on &&
+        (text.back() == '.' || text.back() == ',' || text.back() == ';' || text.back() == '\n')) {
       text.remove_suffix(1);
       more = true;
     }
@@ -477,6 +496,9 @@ FinalAnswer FindGoldAnswer(std::string_view raw) {
   const std::string_view whole = TrimSpace(text);
   if (whole.empty()) return {};
   FinalAnswer answer{{std::string(whole)}, "all of it"};
+  if (const std::string_view stated = AfterVerb(whole); !stated.empty() && StartsWithWord(whole)) {
+    answer.readings.insert(answer.readings.begin(), std::string(stated));
+  }
   if (CountWords(whole) > 4 && FindMath(whole).size() == 1) {
     answer.readings.insert(answer.readings.begin(), std::string(FindMath(whole)[0].content));
   }
@@ -511,6 +533,12 @@ char ChoiceLetter(std::string_view text, bool alone) {
   }
   if (text.empty()) return letter;
   if (alone) return TrimAnswer(text).empty() || TrimSpace(text) == ")" ? letter : '\0';
+  // Words behind the letter are the choice's text; single letters are further choices.
+  std::size_t word = 1;
+  while (word < text.size() && IsSpace(text[word])) ++word;
+  const bool further = word < text.size() && text[word] >= 'A' && text[word] <= 'J' &&
+                       (word + 1 == text.size() || !IsLetter(text[word + 1]));
+  if (further) return '\0';
   if (text[0] == '.' || text[0] == ')' || text[0] == ':' || text[0] == ',') {
     if (text.size() == 1 || !IsDigit(text[1])) return letter;
   }

@@ -1,5 +1,7 @@
 #include "math/judge.h"
 
+#include <flint/flint.h>
+
 #include <algorithm>
 #include <optional>
 #include <vector>
@@ -11,27 +13,37 @@
 #include "math/plain_words.h"
 #include "math/scan.h"
 #include "math/tokens.h"
+#include "math/words.h"
 
 namespace opo {
 namespace {
 
 using Verdict = MathJudgement::Verdict;
 
-// Three letters in a row that are no command: text that may be compared as words, where case does
-// not count.
+// Three letters in a row that are no command and no function: text that may be compared as words,
+// where case does not count.
 bool HasWord(std::string_view text) {
-  int run = 0;
-  for (const char c : text) {
-    if (c == '\\') run = -1000;
-    if (!IsLetter(c) && c != '\\' && run < 0) run = 0;
-    run = IsLetter(c) || static_cast<unsigned char>(c) >= 0x80 ? run + 1 : 0;
-    if (run == 3) return true;
+  for (std::size_t i = 0; i < text.size();) {
+    if (text[i] == '\\') {
+      const std::size_t name = ++i;
+      while (i < text.size() && IsLetter(text[i])) ++i;
+      const bool environment =
+          text.substr(name, i - name) == "begin" || text.substr(name, i - name) == "end";
+      while (environment && i < text.size() && text[i] != '}') ++i;
+      continue;
+    }
+    const std::size_t begin = i;
+    while (i < text.size() && (IsLetter(text[i]) || static_cast<unsigned char>(text[i]) >= 0x80)) {
+      ++i;
+    }
+    const std::string_view word = text.substr(begin, i - begin);
+    if (word.size() >= 3 && PlainFunction(word) == nullptr && PlainMark(word) == nullptr &&
+        !IsGreek(word)) {
+      return true;
+    }
+    if (i == begin) ++i;
   }
   return false;
-}
-
-bool IsOneWord(std::string_view words) {
-  return words.size() >= 3 && std::all_of(words.begin(), words.end(), IsLetter);
 }
 
 // Without the white space, which says nothing but between digits.
@@ -65,6 +77,17 @@ std::vector<MathReading> ReadingsOf(std::string_view text) {
   }
   if (group) readings.push_back({.group_thousands = false});
   if (decimal) readings.push_back({.decimal_comma = true});
+  const bool program = text.find('\\') == std::string_view::npos &&
+                       text.find_first_of("*(") != std::string_view::npos;
+  for (std::size_t i = 0; program && i < text.size(); ++i) {
+    const auto joins = [&](std::size_t k) {
+      return k < text.size() && (IsLetter(text[k]) || IsDigit(text[k]));
+    };
+    if (text[i] == 'E' && !(i > 0 && joins(i - 1)) && !joins(i + 1)) {
+      readings.push_back({.capital_e = true});
+      break;
+    }
+  }
   // A letter behind a value and a space.
   for (std::size_t i = 1; i < text.size(); ++i) {
     if (!IsDigit(text[i - 1]) && text[i - 1] != '}') continue;
@@ -228,6 +251,7 @@ class Judge {
       const std::vector<Parsed> gold_trees = ParseAll(gold, tree);
       const std::string gold_words = PlainWords(gold);
       const bool gold_is_words = IsWords(gold_trees);
+      const bool has_word = HasWord(gold) && !gold_words.empty();
       for (const std::string& reading : answer.readings) {
         const std::string_view text = TrimAnswer(reading);
         if (text.empty()) continue;
@@ -236,8 +260,7 @@ class Judge {
         }
         std::vector<Parsed> trees = ParseAll(text, tree);
         const bool is_words = IsWords(trees);
-        if (HasWord(gold) && gold_words == PlainWords(text) &&
-            (IsOneWord(gold_words) || gold_is_words || is_words)) {
+        if (has_word && gold_words == PlainWords(text)) {
           return Result(Verdict::kCorrect, reading, "the same words");
         }
         // (C) Cecile and C.
@@ -288,6 +311,12 @@ const char* MathVerdictName(Verdict verdict) {
 }
 
 MathJudgement JudgeMath(std::string_view gold, std::string_view completion) {
+  // FLINT and Arb keep constants and small numbers for each thread, and free them only if asked.
+  struct Caches {
+    ~Caches() { flint_cleanup(); }
+  };
+  static thread_local Caches caches;
+  static_cast<void>(caches);
   return Judge(gold, completion).Run();
 }
 

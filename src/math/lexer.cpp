@@ -91,6 +91,9 @@ class Lexer {
       if (IsGreek(run)) return Push(TokenKind::kSymbol, std::string(run));
       if (run.size() == 4 && run.substr(1) == "bar")
         return Push(TokenKind::kSymbol, std::string(run));
+      if (run == "USD" || run == "EUR" || run == "GBP") {
+        return Push(TokenKind::kText, std::string(run));
+      }
       if (AfterValue() && IsUnit(run)) return Push(TokenKind::kText, std::string(run));
       if (LooksLikeWord(run)) return Push(TokenKind::kText, std::string(run));
       // A function's or a constant's name at the end or the start of letters: "xsin", "pir".
@@ -141,6 +144,23 @@ class Lexer {
     return false;
   }
 
+  // "A and C", "I, III": short names with connectives.
+  static bool IsShortList(std::string_view content) {
+    bool connective = content.find(',') != std::string_view::npos;
+    for (std::size_t i = 0; i < content.size();) {
+      const std::size_t begin = i;
+      while (i < content.size() && IsLetter(content[i])) ++i;
+      const std::string_view word = content.substr(begin, i - begin);
+      connective |= word == "and" || word == "or";
+      if (word != "and" && word != "or" &&
+          (word.size() > 3 || LooksLikeWord(word) || IsUnit(word))) {
+        return false;
+      }
+      if (i == begin) ++i;
+    }
+    return connective;
+  }
+
   // Words in \text{}: as math where they are math, else as one text token.
   void Words(std::string_view content, int depth) {
     std::size_t begin = 0;
@@ -161,7 +181,8 @@ class Lexer {
       return Push(TokenKind::kText, std::string(core), true);
     }
     const bool has_math = content.find_first_of("0123456789\\$=<>") != std::string_view::npos;
-    if (depth < 4 && (has_math || core.size() <= 1 || core == "and" || core == "or")) {
+    if (depth < 4 &&
+        (has_math || IsShortList(content) || core.size() <= 1 || core == "and" || core == "or")) {
       Lexer inner(content);
       inner.space_ = true;
       inner.Lex(depth + 1);

@@ -4,6 +4,13 @@
 #include "math/words.h"
 
 namespace opo {
+namespace {
+
+bool IsOneOf(std::string_view text, std::initializer_list<std::string_view> words) {
+  return std::find(words.begin(), words.end(), text) != words.end();
+}
+
+}  // namespace
 
 MathParser::Node MathParser::Mul(Node a, Node b) {
   return tree_.Make(MathOp::kMul, std::vector<Node>{a, b});
@@ -373,11 +380,40 @@ MathParser::Node MathParser::ParseBars() {
   return Call("abs", {value});
 }
 
+// x &= 3^2 \\ &= 9: one chain; lines that do not go on with a relation are items of a list.
+MathParser::Node MathParser::ParseAligned(const std::string& name) {
+  std::vector<MathToken> kept(tokens_.begin(), tokens_.begin() + static_cast<std::ptrdiff_t>(at_));
+  std::size_t i = at_;
+  for (; i < tokens_.size() && tokens_[i].text != "end:" + name; ++i) {
+    const bool mark = tokens_[i].kind == TokenKind::kMark;
+    if (mark && tokens_[i].text == "&") continue;
+    if (mark && tokens_[i].text == "\\\\") {
+      std::size_t next = i + 1;
+      while (next < tokens_.size() && tokens_[next].text == "&") ++next;
+      const bool goes_on =
+          next < tokens_.size() && tokens_[next].kind == TokenKind::kMark &&
+          IsOneOf(tokens_[next].text, {"=", "<", "<=", ">", ">=", "~", "->", "+", "-", "*"});
+      const bool ends = next < tokens_.size() && tokens_[next].text == "end:" + name;
+      if (!goes_on && !ends) kept.push_back({TokenKind::kMark, ",", false, false});
+      continue;
+    }
+    kept.push_back(tokens_[i]);
+  }
+  kept.insert(kept.end(), tokens_.begin() + static_cast<std::ptrdiff_t>(i), tokens_.end());
+  tokens_ = std::move(kept);
+  Node list = ParseList();
+  if (failed_ || !Take("end:" + name)) return Failed();
+  return list;
+}
+
 MathParser::Node MathParser::ParseEnvironment() {
   const Deeper deeper(*this);
   if (failed_) return nullptr;
   const std::string name = Token().text.substr(6);
   ++at_;
+  if (name == "aligned" || name == "align" || name == "split" || name == "eqnarray") {
+    return ParseAligned(name);
+  }
   std::vector<Node> rows;
   std::vector<Node> row;
   const auto end_row = [&] {

@@ -53,6 +53,7 @@ MathParser::Node MathParser::ParseSymbol() {
   // SymPy's imaginary unit.
   const bool after_star = at_ >= 2 && tokens_[at_ - 2].text == "*";
   if (name == "I" && (Is("*") || after_star)) name = "i";
+  if (name == "E" && reading_.capital_e) name = "e";
   Node value = nullptr;
   // f^{-1}(x)
   if ((name == "f" || name == "g" || name == "h") && Is("^") && Is("{", 1) && Is("-", 2) &&
@@ -102,12 +103,13 @@ MathParser::Node MathParser::ParseSymbol() {
       return Call("prime",
                   {tree_.Make(MathOp::kSymbol, name), tree_.Make(MathOp::kSymbol, primes)});
   }
-  if (Is("(") && !Token().space && (function || (capital && argument))) {
-    ++at_;
+  const bool braces = function && Is("{") && Is("(", 1);  // f{\left(x\right)}
+  if (braces || (Is("(") && !Token().space && (function || (capital && argument)))) {
+    at_ += braces ? 2 : 1;
     std::string connective;
     bool trailing = false;
     std::vector<Node> args = ParseItems(&connective, &trailing);
-    if (failed_ || !Take(")")) return Failed();
+    if (failed_ || !Take(")") || (braces && !Take("}"))) return Failed();
     if (value != nullptr) args.push_back(value);
     return Call("f:" + name + primes, std::move(args));
   }

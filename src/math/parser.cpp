@@ -152,6 +152,8 @@ void MathParser::JoinNumbers() {
 std::vector<MathParser::Node> MathParser::ParseItems(std::string* connective, bool* trailing) {
   const Deeper deeper(*this);
   std::vector<Node> items;
+  std::vector<std::size_t> groups;  // where an item after "and" or "or" begins
+  bool commas = false;
   *trailing = false;
   while (!AtEnd()) {
     Node item = ParseRelation();
@@ -159,10 +161,12 @@ std::vector<MathParser::Node> MathParser::ParseItems(std::string* connective, bo
     items.push_back(item);
     if (items.size() > 2000) failed_ = true;
     bool more = false;
+    bool word = false;
     *trailing = false;
-    while (!AtEnd() && (Is(",") || Is(";") || Is("and") || Is("or") || (Is("->") && false))) {
+    while (!AtEnd() && (Is(",") || Is(";") || Is("and") || Is("or"))) {
       if (Is("and") || Is("or")) {
         *connective = Token().text;
+        word = true;
       } else if (connective->empty()) {
         *connective = ",";
       }
@@ -174,8 +178,31 @@ std::vector<MathParser::Node> MathParser::ParseItems(std::string* connective, bo
       more = false;
     }
     if (!more) break;
+    if (word) groups.push_back(items.size());
+    commas |= !word;
   }
+  if (commas && !groups.empty()) return GroupedItems(std::move(items), groups);
   return items;
+}
+
+// x = 1, y = 2 or x = 3, y = 4: two pairs, where all groups are equations and of one size.
+std::vector<MathParser::Node> MathParser::GroupedItems(std::vector<Node> items,
+                                                       const std::vector<std::size_t>& groups) {
+  const std::size_t size = groups[0];
+  if (size < 2 || items.size() != size * (groups.size() + 1)) return items;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    if (groups[i] != size * (i + 1)) return items;
+  }
+  for (Node item : items) {
+    if (item->op != MathOp::kRelation || item->words[0] != "=") return items;
+  }
+  std::vector<Node> tuples;
+  for (std::size_t i = 0; i < items.size(); i += size) {
+    const auto begin = items.begin() + static_cast<std::ptrdiff_t>(i);
+    tuples.push_back(tree_.Make(
+        MathOp::kTuple, std::vector<Node>(begin, begin + static_cast<std::ptrdiff_t>(size)), "()"));
+  }
+  return tuples;
 }
 
 MathParser::Node MathParser::ParseList() {

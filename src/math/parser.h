@@ -13,6 +13,7 @@ struct MathReading {
   bool group_thousands = true;  // 1,234 is one number; otherwise a list
   bool decimal_comma = false;   // 1,5 is one number
   bool unit_letters = false;    // 5 m/s is 5
+  bool capital_e = false;       // E is e, as SymPy prints it
 };
 
 struct ParsedAnswer {

@@ -56,6 +56,7 @@ class MathParser {
 
   // parser.cpp
   std::vector<Node> ParseItems(std::string* connective, bool* trailing);
+  std::vector<Node> GroupedItems(std::vector<Node> items, const std::vector<std::size_t>& groups);
   Node ParseList();
   Node ParseRelation();
   Node ParseRatio();
@@ -82,6 +83,7 @@ class MathParser {
   Node ParseFraction();
   Node ParseSqrt();
   Node ParseEnvironment();
+  Node ParseAligned(const std::string& name);
   Node ParseExponent();
   Node ParseArgument(bool single_digit);
   Node ParseSubscript(bool* word, std::string* text);

@@ -70,6 +70,7 @@ AtPoint CompareAt(const MathNode& a, const MathNode& b, int index, const MathSen
 // A decimal literal with a sign or a percent sign around it.
 struct Decimal {
   const std::string* digits = nullptr;
+  bool goes_on = false;  // 0.333...
   bool percent = false;
 };
 
@@ -85,6 +86,7 @@ Decimal DecimalOf(const MathNode& node) {
     return {};
   }
   decimal.digits = &at->text;
+  decimal.goes_on = !at->text2.empty();
   return decimal;
 }
 
@@ -127,13 +129,13 @@ bool IsRounding(const MathNode& decimal, const MathNode& exact, int least_digits
   const Decimal d = DecimalOf(decimal);
   if (d.digits == nullptr || d.digits->size() > 60 || !IsConstant(exact)) return false;
   const int significant = SignificantDigits(*d.digits);
-  if (significant < least_digits) return false;
+  if (significant < (d.goes_on ? 2 : least_digits)) return false;
   int places = FractionDigits(*d.digits);
   // Beyond 15 digits stands a binary computer's error.
   if (significant > 15) places -= significant - 15;
   if (d.percent && sense.percent_divides) places += 2;
   // Long decimals may be cut off, or carry a binary computer's last digit.
-  return Within(decimal, exact, places, significant >= 7 ? 12 : 5, sense, work);
+  return Within(decimal, exact, places, significant >= 7 || d.goes_on ? 12 : 5, sense, work);
 }
 
 bool SameOrRounded(const MathNode& gold, const MathNode& answer, const MathSense& sense,

@@ -144,6 +144,16 @@ std::string NumberAt(std::string_view text, std::size_t begin, std::size_t end, 
   return number;
 }
 
+// "$5 and $6": an amount and words, not a formula.
+bool IsMoney(std::string_view content) {
+  if (content.empty() || !IsDigit(content[0]) || content.size() > 200) return false;
+  if (content.find_first_of("\\={}^_") != kNone) return false;
+  for (std::size_t i = 0; i + 2 < content.size(); ++i) {
+    if (IsSpace(content[i]) && IsLetter(content[i + 1]) && IsLetter(content[i + 2])) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string LowerCopy(std::string_view text) {
@@ -261,6 +271,10 @@ std::vector<Span> FindMath(std::string_view text) {
     if (end == kNone) {
       closes[kind] = false;
       i += skip;
+      continue;
+    }
+    if (kind == 3 && IsMoney(text.substr(i + 1, end - i - 1))) {
+      ++i;
       continue;
     }
     spans.push_back({i, end + close.size(), text.substr(i + skip, end - i - skip)});

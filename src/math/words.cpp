@@ -101,12 +101,12 @@ const Set& GreekLetters() {
 }
 
 const Set& Units() {
-  static const Set set = {"cm",  "mm",  "km",  "dm",  "nm",  "kg",  "mg",  "ml",  "mL",  "ft",
-                          "yd",  "mi",  "oz",  "lb",  "hr",  "ms",  "Hz",  "Pa",  "kJ",  "kW",
-                          "kV",  "mV",  "eV",  "mol", "min", "sec", "hrs", "mph", "kmh", "lbs",
-                          "kHz", "MHz", "GHz", "kPa", "sq",  "pct", "deg", "rad", "day", "gal",
-                          "cal", "dl",  "AM",  "PM",  "am",  "pm",  "cc",  "cl",  "in",  "USD",
-                          "EUR", "RMB", "GBP", "kWh", "mA",  "kN",  "MPa", "AU",  "mph"};
+  static const Set set = {
+      "cm",  "mm",  "km",  "dm",  "nm",  "kg",  "mg",  "ml",  "mL",  "ft",  "yd",  "mi",  "oz",
+      "lb",  "hr",  "ms",  "Hz",  "Pa",  "kJ",  "kW",  "kV",  "mV",  "eV",  "mol", "min", "sec",
+      "hrs", "mph", "kmh", "lbs", "kHz", "MHz", "GHz", "kPa", "sq",  "pct", "deg", "rad", "day",
+      "gal", "cal", "dl",  "st",  "nd",  "rd",  "th",  "AM",  "PM",  "am",  "pm",  "cc",  "cl",
+      "in",  "USD", "EUR", "RMB", "GBP", "kWh", "mA",  "kN",  "MPa", "AU",  "mph"};
   return set;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "math/tokens.h"
@@ -22,7 +23,7 @@ bool Correct(const std::string& gold, const std::string& answer) {
 
 TEST(MathJudge, CasesOfOurOwn) {
   const auto cases = ReadJsonLines(std::string(OPO_SOURCE_DIR) + "/tests/math/cases.jsonl");
-  ASSERT_GT(cases.size(), 450U);
+  ASSERT_GT(cases.size(), 1400U);
   for (const auto& row : cases) {
     const MathJudgement j =
         JudgeMath(row["gold"].get<std::string>(), row["pred"].get<std::string>());
@@ -97,6 +98,25 @@ TEST(MathJudge, SaysWhatItFoundAndWhy) {
   EXPECT_EQ(JudgeMath("5", "").verdict, Verdict::kNoAnswer);
   EXPECT_EQ(JudgeMath("5", "so \\boxed{5").verdict, Verdict::kNoAnswer);
   EXPECT_STREQ(MathVerdictName(Verdict::kNoAnswer), "no_answer");
+}
+
+// Threads get the verdicts that one alone gets, and leave nothing behind (the leak sanitizer
+// looks).
+TEST(MathJudge, ManyThreadsAgree) {
+  const std::vector<std::pair<std::string, std::string>> pairs = {
+      {"2^{100}", "1267650600228229401496703205376"},
+      {"\\binom{n}{k}", "\\frac{n!}{k!(n-k)!}"},
+      {"(x+1)^{20}", "(1+x)^{20}"},
+      {"\\sin 1 + \\pi", "\\pi+\\sin(1)"}};
+  std::vector<int> right(4, 0);
+  std::vector<std::thread> threads;
+  for (int& count : right) {
+    threads.emplace_back([&count, &pairs] {
+      for (const auto& [gold, answer] : pairs) count += Correct(gold, answer);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const int count : right) EXPECT_EQ(count, 4);
 }
 
 class Chance {
