@@ -29,16 +29,17 @@ class Judged : public testing::Test {
   // The tiny example with one reward, checkpoints at every second step.
   ProgramResult Run(const std::string& dir, const std::vector<std::string>& rewards,
                     int steps = 8) {
-    std::vector<std::string> args = {"train", scratch_ / "run.toml", "--quiet", "--set",
-                                     "run.dir=" + dir};
+    Configure(rewards, steps);
+    return RunProgram({"train", scratch_ / "run.toml", "--quiet", "--set", "run.dir=" + dir});
+  }
+
+  void Configure(const std::vector<std::string>& rewards, int steps) {
     std::ofstream config(scratch_ / "run.toml");
     std::string tiny = ReadText(Example("tiny.toml"));
     config << tiny.substr(0, tiny.find("[[reward]]"));
     for (const std::string& reward : rewards) config << "[[reward]]\n" << reward << "\n";
     config << "[train]\nlr = 2e-3\nsteps = " << steps
            << "\n[checkpoint]\nevery = 2\nkeep_last = 100\n";
-    config.close();
-    return RunProgram(args);
   }
 
   static std::string Program(const std::string& path, const std::string& more = "") {
@@ -92,7 +93,7 @@ TEST_F(Judged, KilledWhileTheJudgeAnswersAndResumed) {
   const std::string slow =
       Judge("slow", "    import time; time.sleep(0.002)\n    answer = random.random()\n");
   const std::string dir = scratch_ / "slow";
-  Run(dir, {Program(slow)}, 0);  // refused: only to write the config
+  Configure({Program(slow)}, 6);
   std::vector<std::string> args = {"train",        scratch_ / "run.toml", "--quiet",
                                    "--set",        "run.dir=" + dir,      "--set",
                                    "train.steps=6"};
