@@ -266,9 +266,7 @@ void RunEval(const EvalArguments& args) {
   Fields settings_of_term = FieldsOf(term);
   settings_of_term.Set("kind=" + args.reward);
   for (const std::string& assignment : args.reward_set) settings_of_term.Set(assignment);
-  if (term.max_tokens == 0 && (term.kind == "length" || term.kind == "overlong")) {
-    term.max_tokens = args.sampling.config.max_new_tokens;
-  }
+  SetMaxTokens({&term, 1}, args.sampling.config.max_new_tokens);
   RewardSet reward({term});
   EvalSettings settings;
   settings.samples = args.n;

@@ -1,8 +1,9 @@
 // opo verify: the math verifier on a file of cases, or on one answer, in words.
-#include <chrono>
+#include <algorithm>
 #include <map>
 
 #include "app/command.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "math/judge.h"
 
@@ -55,11 +56,11 @@ std::vector<VerifyCase> ReadCases(const std::string& path) {
 void RunCases(const VerifyArguments& args) {
   const std::vector<VerifyCase> cases = ReadCases(args.cases);
   std::vector<MathJudgement> judgements(cases.size());
-  const auto begin = std::chrono::steady_clock::now();
+  const double begin = Seconds();
   for (std::size_t i = 0; i < cases.size(); ++i) {
     judgements[i] = JudgeMath(cases[i].gold, cases[i].answer);
   }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  const double seconds = Seconds() - begin;
   std::map<std::string, idx> verdicts;
   idx correct = 0;
   for (std::size_t i = 0; i < cases.size(); ++i) {
@@ -81,7 +82,7 @@ void RunCases(const VerifyArguments& args) {
   } else {
     summary["verdicts"] = verdicts;
   }
-  summary["per_second"] = static_cast<double>(cases.size()) / std::max(seconds.count(), 1e-9);
+  summary["per_second"] = static_cast<double>(cases.size()) / std::max(seconds, 1e-9);
   PrintJsonLine(summary);
 }
 

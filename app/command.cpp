@@ -86,12 +86,7 @@ void AddProblemKeys(CLI::App& verb, ProblemKeys& keys) {
 }
 
 void CheckProblemKeys(const ProblemKeys& keys) {
-  const std::string& text = keys.template_text;
-  const std::size_t hole = text.find("{}");
-  if (text.empty() ||
-      (hole != std::string::npos && text.find("{}", hole + 2) == std::string::npos)) {
-    return;
-  }
+  if (IsTemplate(keys.template_text)) return;
   Fail(ErrorCode::kUsage, "--template: needs one {{}} where the prompt goes");
 }
 

@@ -281,8 +281,8 @@ class FieldsLoader {
       const std::string key = Join(prefix, entry.name);
       const bool list = entry.kind == Fields::Kind::kList;
       const idx count = list ? entry.size() : 1;
-      if (list && count == 0 &&
-          !entry.may_be_empty) {  // an empty list must be said, or the default would come back
+      // An empty list must be said, or the default would come back.
+      if (list && count == 0 && !entry.may_be_empty) {
         Fail(ErrorCode::kUsage, "key '{}': needs at least one entry", key);
       }
       for (idx i = 0; i < count; ++i) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -85,6 +86,8 @@ void Split(const DataConfig& config, const std::string& path, std::vector<Proble
   problems.erase(held_out, problems.end());
 }
 
+// Measured pass rates, JSON lines {"prompt" or "id", "pass_rate"} as `opo eval --pass-rates` writes
+// them; `prompt` is PromptText(). Of several for a problem the mean counts.
 class PassRates {
  public:
   explicit PassRates(const std::string& path) : path_(path) {
@@ -93,6 +96,7 @@ class PassRates {
     VisitRows(path, visitor);
   }
 
+  // Throws Error(kInput) for a problem without one.
   double Of(const Problem& problem) const {
     const auto by_prompt = prompts_.find(PromptText(problem));
     if (by_prompt != prompts_.end()) return by_prompt->second.Mean();
@@ -134,6 +138,15 @@ class PassRates {
   std::map<std::string, Rate> prompts_, ids_;
 };
 
+// Removes the problems whose rate is outside of the band; returns how many.
+idx KeepBand(const PassRates& rates, double low, double high, std::vector<Problem>& problems) {
+  const auto outside = [&](const Problem& problem) {
+    const double rate = rates.Of(problem);
+    return rate < low || rate > high;
+  };
+  return static_cast<idx>(std::erase_if(problems, outside));
+}
+
 }  // namespace
 
 void ValidateDataConfig(const DataConfig& config) {
@@ -158,9 +171,7 @@ void ValidateDataConfig(const DataConfig& config) {
       Fail(usage, "{}.{}: is empty; name a file or a built-in set", place,
            config.mix.empty() ? "train" : "path");
     }
-    const std::string& text = sets[i].template_text;
-    const std::size_t hole = text.find("{}");
-    if (!text.empty() && (hole == std::string::npos || text.find("{}", hole + 2) != text.npos)) {
+    if (!IsTemplate(sets[i].template_text)) {
       Fail(usage, "{}.template: needs one {{}} where the prompt goes", place);
     }
   }
@@ -175,6 +186,8 @@ void ValidateDataConfig(const DataConfig& config) {
 
 DataSets LoadDataSets(const DataConfig& config) {
   DataSets data;
+  std::optional<PassRates> rates;
+  if (!config.pass_rates.empty()) rates.emplace(config.pass_rates);
   for (const DataMixConfig& set : Sets(config)) {
     std::vector<Problem> problems = Load(config, set, false, data.notes);
     if (config.eval.empty() && IsBuiltIn(set.path)) {
@@ -182,10 +195,9 @@ DataSets LoadDataSets(const DataConfig& config) {
     } else if (config.held_out > 0) {
       Split(config, set.path, problems, data.eval);
     }
-    if (!config.pass_rates.empty()) {
+    if (rates) {
       const std::size_t all = problems.size();
-      const idx removed =
-          KeepPassRateBand(config.pass_rates, config.pass_rate_min, config.pass_rate_max, problems);
+      const idx removed = KeepBand(*rates, config.pass_rate_min, config.pass_rate_max, problems);
       if (removed > 0) {
         data.notes.push_back(
             fmt::format("{}: {} of {} problems have a pass rate outside of {} to {} and are left "
@@ -208,19 +220,6 @@ DataSets LoadDataSets(const DataConfig& config) {
     data.eval = Load(config, set, true, data.notes);
   }
   return data;
-}
-
-idx KeepPassRateBand(const std::string& path, double low, double high,
-                     std::vector<Problem>& problems) {
-  const PassRates rates(path);
-  const auto outside = [&](const Problem& problem) {
-    const double rate = rates.Of(problem);
-    return rate < low || rate > high;
-  };
-  const auto end = std::remove_if(problems.begin(), problems.end(), outside);
-  const auto removed = static_cast<idx>(problems.end() - end);
-  problems.erase(end, problems.end());
-  return removed;
 }
 
 }  // namespace opo

@@ -59,10 +59,4 @@ struct DataSets {
 // and the row, also where nothing is left of a set.
 DataSets LoadDataSets(const DataConfig& config);
 
-// Measured pass rates, JSON lines {"prompt" or "id", "pass_rate"} as `opo eval --pass-rates` writes
-// them: removes the problems whose rate (the mean, where there are several) is outside of the band;
-// returns how many. `prompt` is PromptText(). A problem without a rate is Error(kInput).
-idx KeepPassRateBand(const std::string& path, double low, double high,
-                     std::vector<Problem>& problems);
-
 }  // namespace opo

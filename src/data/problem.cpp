@@ -170,6 +170,12 @@ std::vector<Problem> Collect(const std::string& where, const LoadOptions& option
 
 }  // namespace
 
+bool IsTemplate(std::string_view text) {
+  const std::size_t hole = text.find("{}");
+  if (hole == std::string_view::npos) return text.empty();
+  return text.find("{}", hole + 2) == std::string_view::npos;
+}
+
 Problem ProblemFromRow(Json row, const std::string& where, const std::string& source,
                        const ProblemKeys& keys) {
   return RowReader(std::move(row), where, keys).Read(source);

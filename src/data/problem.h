@@ -28,6 +28,9 @@ struct ProblemKeys {
   std::string template_text;  // put around the last user message, which takes the place of {}
 };
 
+// Whether a template has exactly one {}, or is empty.
+bool IsTemplate(std::string_view text);
+
 // A row in the schema of verl (`prompt` as messages, `reward_model.ground_truth`, `data_source`,
 // `extra_info`), of TRL (`prompt`, other columns for the rewards) or, with `keys`, any other. Gold
 // answers that are neither text nor null become compact JSON. `where` begins messages; a row

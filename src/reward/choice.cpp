@@ -2,14 +2,14 @@
 #include <algorithm>
 #include <array>
 
+#include "math/scan.h"
 #include "reward/kinds.h"
 
 namespace opo {
 namespace {
 
-bool IsLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool IsWord(char c) {
-  return IsLetter(c) || (c >= '0' && c <= '9') || (static_cast<unsigned char>(c) & 0x80U) != 0;
+  return IsLetter(c) || IsDigit(c) || (static_cast<unsigned char>(c) & 0x80U) != 0;
 }
 char Upper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
 
@@ -35,10 +35,7 @@ char LetterAt(std::string_view text, std::size_t at) {
 
 // The last choice that is announced; else the last line's only capital letter on its own.
 char Choice(std::string_view text) {
-  std::string lower(text);
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) {
-    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  });
+  const std::string lower = LowerCopy(text);
   constexpr std::array<std::string_view, 10> kAnnounced = {
       "<answer>",  "\\boxed", "answer is", "answer:",        "answer **",
       "choice is", "choice:", "option is", "correct option", "choose"};

@@ -257,7 +257,9 @@ std::string SandboxFault() {
 }
 
 std::unique_ptr<Reward> MakeCodeReward(const RewardConfig& config, const std::string& where) {
-  if (const std::string fault = SandboxFault(); !fault.empty()) {
+  // A config is checked several times before its run begins, and a try takes a process.
+  static const std::string fault = SandboxFault();
+  if (!fault.empty()) {
     Fail(
         ErrorCode::kUsage,
         "{}.kind = \"code\": there is no sandbox here, and answers do not run without one: {}. It "

@@ -1,15 +1,14 @@
 // The kind "countdown": 1 if the completion's expression takes every number of the gold answer
 // {"target": T, "numbers": [...]} exactly once and has the value T, as in TinyZero.
+#include "math/countdown.h"
+
 #include <algorithm>
-#include <cstdint>
-#include <numeric>
+#include <vector>
 
 #include "reward/kinds.h"
 
 namespace opo {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // Beyond these an expression is refused: no value overflows, no recursion is deep.
 constexpr std::size_t kMaxText = 512;
@@ -32,7 +31,7 @@ class Calculator {
     if (!value || at_ != text_.size()) return std::nullopt;
     return value;
   }
-  const std::vector<std::int64_t>& numbers() const { return numbers_; }
+  const std::vector<long>& numbers() const { return numbers_; }
 
  private:
   void Skip() {
@@ -102,7 +101,7 @@ class Calculator {
       return value;
     }
     Skip();
-    std::int64_t number = 0;
+    long number = 0;
     const std::size_t begin = at_;
     while (at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9') {
       if (at_ - begin == 12) return std::nullopt;
@@ -115,7 +114,7 @@ class Calculator {
 
   std::string_view text_;
   std::size_t at_ = 0;
-  std::vector<std::int64_t> numbers_;
+  std::vector<long> numbers_;
 };
 
 // What stands in the last <answer> or \boxed{}, else the last line, without "= 24" behind and
@@ -150,13 +149,8 @@ class CountdownReward final : public RuleReward {
  public:
   RewardResult Judge(const RewardQuery& query) const override {
     if (query.problem.answer.empty()) return NoGoldAnswer();
-    const Json gold = Json::parse(query.problem.answer, nullptr, /*allow_exceptions=*/false);
-    const bool good = gold.is_object() && gold.contains("target") &&
-                      gold["target"].is_number_integer() && gold.contains("numbers") &&
-                      gold["numbers"].is_array() &&
-                      std::all_of(gold["numbers"].begin(), gold["numbers"].end(),
-                                  [](const Json& n) { return n.is_number_integer(); });
-    if (!good) {
+    const auto goal = ReadCountdown(query.problem.answer);
+    if (!goal) {
       return RewardError("gold", "the gold answer is not {\"target\": T, \"numbers\": [...]} but " +
                                      Excerpt(query.problem.answer));
     }
@@ -165,12 +159,10 @@ class CountdownReward final : public RuleReward {
     Calculator calculator(text);
     const auto value = calculator.Value();
     if (!value) return Scored(0, "no expression: " + Excerpt(text));
-    std::vector<std::int64_t> used = calculator.numbers();
-    auto given = gold["numbers"].get<std::vector<std::int64_t>>();
+    std::vector<long> used = calculator.numbers();
     std::sort(used.begin(), used.end());
-    std::sort(given.begin(), given.end());
-    if (used != given) return Scored(0, "not every number once: " + Excerpt(text));
-    const bool right = value->bottom == 1 && value->top == gold["target"].get<std::int64_t>();
+    if (used != goal->numbers) return Scored(0, "not every number once: " + Excerpt(text));
+    const bool right = value->bottom == 1 && value->top == goal->target;
     return Scored(right ? 1 : 0, (right ? "right: " : "another value: ") + Excerpt(text));
   }
 };

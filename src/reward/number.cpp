@@ -1,12 +1,11 @@
 // The kind "number": 1 if the last number of the completion equals that of the gold answer.
+#include "math/scan.h"
 #include "reward/kinds.h"
 
 namespace opo {
 namespace {
 
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-
-bool IsAlnum(char c) { return IsDigit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool IsAlnum(char c) { return IsDigit(c) || IsLetter(c); }
 
 std::size_t SkipDigits(std::string_view text, std::size_t at) {
   while (at < text.size() && IsDigit(text[at])) ++at;

@@ -120,6 +120,13 @@ void VisitFields(Fields& f, RewardConfig& c) {
           Range(1, 1 << 20));
 }
 
+void SetMaxTokens(std::span<RewardConfig> terms, idx max_new_tokens) {
+  for (RewardConfig& term : terms) {
+    const bool by_length = term.kind == "length" || term.kind == "overlong";
+    if (by_length && term.max_tokens == 0) term.max_tokens = max_new_tokens;
+  }
+}
+
 std::vector<std::string> RewardKinds() {
   std::vector<std::string> names;
   for (const Kind& kind : Kinds()) names.emplace_back(kind.name);

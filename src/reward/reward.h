@@ -71,6 +71,9 @@ struct RewardConfig {
 };
 void VisitFields(Fields& fields, RewardConfig& config);
 
+// Gives the terms that measure length (length, overlong) their max_tokens where it is 0.
+void SetMaxTokens(std::span<RewardConfig> terms, idx max_new_tokens);
+
 using ScoredCallback = std::function<void(std::size_t query)>;
 
 class Reward {

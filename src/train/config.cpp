@@ -402,10 +402,7 @@ void ValidateTrainConfig(const TrainConfig& c) {
 
 std::vector<RewardConfig> RewardTerms(const TrainConfig& config) {
   std::vector<RewardConfig> terms = config.reward;
-  for (RewardConfig& term : terms) {
-    const bool by_length = term.kind == "length" || term.kind == "overlong";
-    if (by_length && term.max_tokens == 0) term.max_tokens = config.rollout.max_new_tokens;
-  }
+  SetMaxTokens(terms, config.rollout.max_new_tokens);
   return terms;
 }
 

@@ -47,15 +47,20 @@ std::pair<RewardJournal::Key, RewardResult> ReadLine(const ordered_json& line) {
   return {std::move(key), std::move(result)};
 }
 
-// Sample standard deviation (ddof 1).
-double SampleDeviation(std::span<const double> values) {
-  if (values.size() < 2) return 0;
+struct MeanAndStd {
   double mean = 0;
-  for (const double v : values) mean += v;
-  mean /= static_cast<double>(values.size());
+  double std = 0;  // of the sample, ddof 1; 0 for fewer than two values
+};
+
+MeanAndStd Summary(std::span<const double> values) {
+  MeanAndStd s;
+  if (values.empty()) return s;
+  for (const double v : values) s.mean += v;
+  s.mean /= static_cast<double>(values.size());
   double square = 0;
-  for (const double v : values) square += (v - mean) * (v - mean);
-  return std::sqrt(square / static_cast<double>(values.size() - 1));
+  for (const double v : values) square += (v - s.mean) * (v - s.mean);
+  if (values.size() > 1) s.std = std::sqrt(square / static_cast<double>(values.size() - 1));
+  return s;
 }
 
 }  // namespace
@@ -136,9 +141,7 @@ void NormalizeTerms(std::span<RolloutGroup> groups, const RewardSet& rewards) {
         values.push_back(*value);
         applies.push_back(&rollout);
       }
-      double mean = 0;
-      for (const double v : values) mean += v / static_cast<double>(values.size());
-      const double deviation = SampleDeviation(values);
+      const auto [mean, deviation] = Summary(values);
       for (std::size_t i = 0; i < values.size(); ++i) {
         applies[i]->reward += rewards.weight(t) * (values[i] - mean) / (deviation + kEps);
       }
@@ -209,7 +212,7 @@ void PutRewardMetrics(std::span<const RolloutGroup> groups, const RewardSet& rew
       used.Add(rollout.reward);
       here.push_back(total.value);
     }
-    if (here.size() > 1) std_of_groups.Add(SampleDeviation(here));
+    if (here.size() > 1) std_of_groups.Add(Summary(here).std);
     if (!here.empty() && IsUniform(group)) ++uniform;
   }
   if (scores.count == 0) {
@@ -228,11 +231,10 @@ void PutRewardMetrics(std::span<const RolloutGroup> groups, const RewardSet& rew
   metrics["reward/errors"] = errors;
   for (std::size_t t = 0; t < rewards.size(); ++t) {
     const std::string name = "rewards/" + rewards.name(t);
-    double sum = 0;
-    for (const double v : terms[t].values) sum += v;
     if (!terms[t].values.empty()) {
-      metrics[name + "/mean"] = sum / static_cast<double>(terms[t].values.size());
-      metrics[name + "/std"] = SampleDeviation(terms[t].values);
+      const MeanAndStd summary = Summary(terms[t].values);
+      metrics[name + "/mean"] = summary.mean;
+      metrics[name + "/std"] = summary.std;
     }
     for (const auto& [reason, count] : terms[t].reasons) {
       metrics[name + "/errors/" + reason] = count;

@@ -2,11 +2,9 @@
 #pragma once
 
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
-#include <tuple>
 
 #include "rollout/prompts.h"
 #include "rollout/rollout.h"
