@@ -1,0 +1,96 @@
+#include "train/run_folder.h"
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace opo {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+void RunFolder::Make() const {
+  std::error_code error;
+  fs::create_directories(dir_ + "/checkpoints", error);
+  if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", dir_, error.message());
+}
+
+void RunFolder::Begin(const std::string& config_toml, const ordered_json& manifest) {
+  Make();
+  const std::string path = dir_ + "/manifest.json";
+  if (Exists(path)) {
+    Fail(ErrorCode::kUsage,
+         "{}: holds a run already; continue it with `opo train --resume {}`, or choose another "
+         "run.dir",
+         dir_, dir_);
+  }
+  WriteFileAtomically(dir_ + "/config.toml", config_toml);
+  WriteFileAtomically(path, manifest.dump(2) + "\n");
+}
+
+void RunFolder::Continue(const ordered_json& manifest) {
+  Make();
+  const std::string path = dir_ + "/manifest.json";
+  ordered_json kept = ordered_json::parse(ReadFile(path), nullptr, false);
+  if (!kept.is_object()) kept = ordered_json::object();
+  // Runs from before these were kept.
+  if (!kept.contains("moments")) kept["moments"] = "f32";
+  if (!kept.contains("data_digest")) kept["data_digest"] = manifest.at("data_digest");
+  for (const auto& [key, value] : manifest.items()) {
+    if (key == "opo_version" || (kept.contains(key) && kept[key] == value)) continue;
+    Fail(ErrorCode::kUsage,
+         "{}: `{}` was {} when the run began and is {} now; a resume could not give the same bits",
+         path, key, kept.contains(key) ? kept[key].dump() : "absent", value.dump());
+  }
+}
+
+std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimizer) {
+  const auto checkpoint = FindCheckpoint(
+      dir_, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); });
+  if (!checkpoint.has_value()) {
+    fmt::print(stderr, "{}: no checkpoint yet, starting from the first step\n", dir_);
+    return std::nullopt;
+  }
+  ordered_json state = ReadCheckpoint(*checkpoint, weights, optimizer);
+  best_reward_ = state.value("best_reward", -1e300);
+  best_step_ = state.value("best_step", idx{-1});
+  if (weights.DigestHex() != state.value("weights_digest", "")) {
+    Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
+         checkpoint->path);
+  }
+  return State{checkpoint->step, std::move(state)};
+}
+
+void RunFolder::NoteEval(idx step, double reward) {
+  last_eval_step_ = step;
+  last_eval_ = reward;
+}
+
+void RunFolder::Save(idx step, const Weights& weights, AdamW& optimizer, const Tokenizer& tokenizer,
+                     const std::string& base, ordered_json state, const CheckpointConfig& config) {
+  // Every checkpoint knows which one has been best; the evaluation is that of the step at hand.
+  if (config.keep_best && last_eval_step_ == step && last_eval_ > best_reward_) {
+    best_reward_ = last_eval_;
+    best_step_ = step;
+  }
+  state["step"] = step;
+  state["optimizer_steps"] = optimizer.steps();
+  state["best_reward"] = best_reward_;
+  state["best_step"] = best_step_;
+  state["weights_digest"] = weights.DigestHex();
+  const Checkpoint checkpoint =
+      WriteCheckpoint(dir_, step, weights, optimizer, tokenizer, base, state);
+  // model -> the newest checkpoint's folder, replaced by a rename.
+  const std::string link = dir_ + "/model";
+  std::error_code error;
+  fs::remove(link + ".partial", error);
+  fs::create_directory_symlink(
+      "checkpoints/" + fs::path(checkpoint.path).filename().string() + "/model", link + ".partial",
+      error);
+  if (!error) fs::rename(link + ".partial", link, error);
+  if (error) Fail(ErrorCode::kWork, "{}: cannot be linked: {}", link, error.message());
+  PruneCheckpoints(dir_, config.keep_last, config.keep_best ? best_step_ : -1);
+}
+
+}  // namespace opo

@@ -1,0 +1,51 @@
+// The learning half of a step: the batch's optimizer steps, each proven before it changes a weight.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "base/buffer.h"
+#include "train/config.h"
+#include "train/learner.h"
+#include "train/optimizer.h"
+
+namespace opo {
+
+template <class T>
+class Updater {
+ public:
+  // What it works with; all of it outlives the updater.
+  struct Parts {
+    const TrainConfig& config;
+    Weights& weights;
+    AdamW& optimizer;
+    PackedWeights<T>& packed;
+    Transformer<T>& model;
+    Tape<T>& tape;  // of the batch at hand; empty after its first update
+  };
+  Updater(const Parts& parts, idx micro_batch_bytes);
+
+  // The tape's part of E1: what is on it is what the learner would compute. Puts
+  // "exact/taped_rows", "exact/rechecked_rows" and "exact/mismatched_rows". Throws
+  // Error(kExactness) where a row differs.
+  void Recheck(idx step, std::span<const RolloutGroup> groups, nlohmann::ordered_json& metrics);
+
+  // The batch's updates: train.epochs passes in mini-batches, of groups with advantages. Returns
+  // their sum; puts the "actor", "exact" and "training/optimizer_steps" metrics. Throws
+  // Error(kExactness) where a log-prob differs from the sampler's, Error(kWork) for non-finite
+  // numbers: the weights are then those of before the update.
+  LearnResult Update(idx step, std::span<const RolloutGroup> groups,
+                     nlohmann::ordered_json& metrics);
+
+ private:
+  LearnResult Step(idx step, std::span<const RolloutGroup> groups, const LossFunction& loss,
+                   idx update, idx total_updates, nlohmann::ordered_json& metrics);
+  void CheckExact(idx step, const RolloutGroup& group, LearnResult& result);
+
+  Parts parts_;
+  Learner<T> learner_;
+  Buffer<float> grad_;
+};
+
+}  // namespace opo
