@@ -60,13 +60,18 @@ void RunTrain(const TrainArguments& args, int& exit_code) {
   } else if (path.empty() && !args.print_config) {
     Fail(ErrorCode::kUsage, "train: give a CONFIG (examples/tiny.toml), or --resume RUN_DIR");
   }
-  const TrainConfig config = LoadTrainConfig(path, overrides);
+  Comm& comm = Comm::World();
+  // The root's: the others need not see the file, nor the run's folder.
+  const std::string printed = comm.Broadcast(
+      comm.root() ? PrintTrainConfig(LoadTrainConfig(path, overrides)) : std::string());
   if (args.print_config) {
-    fmt::print("{}", PrintTrainConfig(config));
+    if (comm.root()) fmt::print("{}", printed);
     return;
   }
   options.progress = !args.quiet;
-  const TrainResult result = Train(config, options);
+  const TrainResult result = Train(ParseTrainConfig(printed), options, comm);
+  if (result.signal != 0) exit_code = 128 + result.signal;
+  if (!comm.root()) return;
   if (args.demo) PrintDemo(result);
   nlohmann::ordered_json last;
   last["run_dir"] = result.run_dir;
@@ -76,7 +81,6 @@ void RunTrain(const TrainArguments& args, int& exit_code) {
   last["eval_before"] = result.before.pass_rate;
   last["eval_after"] = result.after.pass_rate;
   PrintJsonLine(last);
-  if (result.signal != 0) exit_code = 128 + result.signal;
 }
 
 struct PlanArguments {

@@ -4,6 +4,7 @@
 
 #include "app/command.h"
 #include "base/error.h"
+#include "comm/comm.h"
 
 int main(int argc, char** argv) {
   CLI::App app{"opo: RL post-training of language models, exactly on policy, on CPUs"};
@@ -31,20 +32,24 @@ int main(int argc, char** argv) {
   opo::AddVerify(app, exit_code);
   opo::AddDoctor(app, exit_code);
   opo::AddBench(app, exit_code);
+  const auto fail = [](opo::ErrorCode code, const std::string& message) {
+    // Before they join, all ranks say the same.
+    if (opo::Comm::Joined()) opo::Comm::World().Abort(code, message);
+    if (opo::Comm::LauncherRank() == 0) std::fprintf(stderr, "opo: %s\n", message.c_str());
+    return static_cast<int>(code);
+  };
   try {
     app.parse(argc, argv);
     std::fflush(stdout);
     return exit_code;
   } catch (const CLI::ParseError& e) {
+    if (opo::Comm::LauncherRank() > 0) return static_cast<int>(opo::ErrorCode::kUsage);
     return app.exit(e) == 0 ? 0 : static_cast<int>(opo::ErrorCode::kUsage);
   } catch (const opo::Error& e) {
-    std::fprintf(stderr, "opo: %s\n", e.what());
-    return static_cast<int>(e.code());
+    return fail(e.code(), e.what());
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "opo: out of memory\n");
-    return static_cast<int>(opo::ErrorCode::kWork);
+    return fail(opo::ErrorCode::kWork, "out of memory");
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "opo: internal error: %s\n", e.what());
-    return static_cast<int>(opo::ErrorCode::kWork);
+    return fail(opo::ErrorCode::kWork, fmt::format("internal error: {}", e.what()));
   }
 }

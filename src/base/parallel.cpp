@@ -29,10 +29,7 @@ class Pool {
   int size() const { return size_; }
 
   void Resize(int n) {
-    if (n <= 0) {
-      cpu_set_t set;
-      n = ::sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-    }
+    if (n <= 0) n = AllowedCpus();
     if (n == size_) return;
     Stop();
     size_ = n;
@@ -126,6 +123,11 @@ Pool& ThePool() {
 }
 
 }  // namespace
+
+int AllowedCpus() {
+  cpu_set_t set;
+  return ::sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+}
 
 int NumThreads() { return ThePool().size(); }
 void SetNumThreads(int n) { ThePool().Resize(n); }

@@ -13,6 +13,9 @@ namespace opo {
 int NumThreads();
 void SetNumThreads(int n);
 
+// The CPUs that this process may use.
+int AllowedCpus();
+
 namespace internal {
 void RunParallel(idx n, void (*task)(void*, idx), void* context);
 }

@@ -6,6 +6,7 @@
 // Where q and k have a norm, they are rounded before it, and not between it and RoPE.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -95,9 +96,11 @@ class Transformer {
   // units in order, each padded to kRowBlock; `dresidual` (rows, ld()) f32: in, the gradient by the
   // last layer's output; out, by the embeddings. Gradients are added to the slab `grad` (laid out
   // as weights.h says). Chains over rows go on from call to call, so cutting the rows into several
-  // calls (at units) changes no bit.
+  // calls (at units) changes no bit. `layer_done(l)`, if there is one, is called when a layer's
+  // gradients have been added, from the last layer to the first.
   void Backward(float* dresidual, std::span<const GradRow<T>> rows,
-                std::span<const GradRun<T>> runs, const SlabLayout& layout, float* grad);
+                std::span<const GradRun<T>> runs, const SlabLayout& layout, float* grad,
+                const std::function<void(idx layer)>& layer_done = {});
 
   // Bytes a row of a backward pass needs beside its record (an upper bound, for plans).
   idx backward_row_bytes() const;

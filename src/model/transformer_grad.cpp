@@ -238,7 +238,7 @@ void Transformer<T>::AttentionBackward(std::span<const GradRun<T>> runs, idx lay
 template <class T>
 void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows,
                               std::span<const GradRun<T>> runs, const SlabLayout& layout,
-                              float* grad) {
+                              float* grad, const std::function<void(idx)>& layer_done) {
   const idx m = static_cast<idx>(rows.size());
   if (m == 0) return;
   OPO_CHECK(m % kRowBlock == 0);
@@ -461,17 +461,19 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
       LinearGrad(layer.qkv, offsets.qkv, dqkv_.data(), ld_dqkv_, h_.data(), ld_h_, count, grad);
       norm_grad(row0, count, layer.attn_norm.data(), offsets.attn_norm);
     });
+    if (layer_done) layer_done(l);
   }
 }
 
-#define OPO_INSTANTIATE(T)                                                           \
-  template idx Transformer<T>::backward_row_bytes() const;                           \
-  template void Transformer<T>::LogitsGrad(float*, float*, const T*, const T*, idx); \
-  template void Transformer<T>::FinalNorm(T*, std::span<const GradRow<T>>);          \
-  template void Transformer<T>::FinalNormGrad(float*, float*, const float*,          \
-                                              std::span<const GradRow<T>>);          \
-  template void Transformer<T>::Backward(float*, std::span<const GradRow<T>>,        \
-                                         std::span<const GradRun<T>>, const SlabLayout&, float*);
+#define OPO_INSTANTIATE(T)                                                                       \
+  template idx Transformer<T>::backward_row_bytes() const;                                       \
+  template void Transformer<T>::LogitsGrad(float*, float*, const T*, const T*, idx);             \
+  template void Transformer<T>::FinalNorm(T*, std::span<const GradRow<T>>);                      \
+  template void Transformer<T>::FinalNormGrad(float*, float*, const float*,                      \
+                                              std::span<const GradRow<T>>);                      \
+  template void Transformer<T>::Backward(float*, std::span<const GradRow<T>>,                    \
+                                         std::span<const GradRun<T>>, const SlabLayout&, float*, \
+                                         const std::function<void(idx)>&);
 OPO_INSTANTIATE(float)
 OPO_INSTANTIATE(bf16)
 #undef OPO_INSTANTIATE

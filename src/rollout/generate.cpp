@@ -34,11 +34,14 @@ struct Slot {
 template <class T>
 class TapeWriter {
  public:
-  TapeWriter(Tape<T>* tape, SegmentPool<T>& pool, std::span<const RolloutGroup> groups)
+  TapeWriter(Tape<T>* tape, SegmentPool<T>& pool, std::span<RolloutGroup> groups)
       : tape_(tape), pool_(pool) {
     if (tape_ == nullptr) return;
     first_ = static_cast<idx>(tape_->groups.size());
-    for (const RolloutGroup& group : groups) tape_->AddGroup(pool, group.rollouts.size());
+    for (RolloutGroup& group : groups) {
+      group.tape_group = static_cast<idx>(tape_->groups.size());
+      tape_->AddGroup(pool, group.rollouts.size());
+    }
   }
 
   // How `rows` more rows of a segment are to be run. What no longer fits is not recorded at all.

@@ -78,6 +78,8 @@ struct RolloutGroup {
   std::uint64_t key = 0;        // the prompt's part of the random numbers' key
   std::vector<TokenId> prompt;  // at least one token
   std::vector<Rollout> rollouts;
+  idx number = 0;       // its place in the batch, of all ranks
+  idx tape_group = -1;  // its place on the tape that Generate filled; -1: it is on none
   // Instead of the call's config; its slots are not used.
   std::optional<SamplingConfig> sampling = std::nullopt;
 };
@@ -138,7 +140,8 @@ using TokenCallback = std::function<void(const TokenEvent&)>;
 // goes to the next one in order. A completion depends on its prompt, key, sample number and the
 // config, and on nothing else in the batch. Throws Error(kInput) for an empty prompt or one that
 // leaves no room before `max_position`, and for a logit_bias that does not fit the vocabulary or
-// forbids all of it. `tape`, if there is one, gets the groups behind those that are on it.
+// forbids all of it. `tape`, if there is one, gets the groups behind those that are on it, and
+// `tape_group` says where.
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
               const SamplingConfig& config, const TokenCallback& on_token = {},

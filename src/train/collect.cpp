@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "train/exchange.h"
 
 namespace opo {
 
@@ -84,12 +85,17 @@ SamplingConfig TrainingSampling(const TrainConfig& config, idx step) {
   return s;
 }
 
+idx ShardOf(const TrainConfig& config, idx place) {
+  return place % MiniBatchPrompts(config) % NumShards(config);
+}
+
 template <class T>
 std::vector<RolloutGroup> Collector<T>::Collect(idx step, ordered_json& metrics) {
   const TrainConfig& config = parts_.config;
   const auto wanted = static_cast<std::size_t>(config.rollout.prompts);
   const idx limit = config.rollout.prompts * config.rollout.max_draws;
   const SamplingConfig sampling = TrainingSampling(config, step);
+  Comm& comm = parts_.comm;
   CollectCounts counts;
   std::vector<RolloutGroup> groups;
   std::vector<RolloutGroup> replaced;
@@ -100,16 +106,33 @@ std::vector<RolloutGroup> Collector<T>::Collect(idx step, ordered_json& metrics)
     const idx missing = static_cast<idx>(wanted - groups.size());
     const double start = Seconds();
     auto drawn = Draw(std::min(missing, limit - counts.prompts), occurrences);
-    Generate(parts_.model, parts_.tokenizer, drawn, sampling, {}, &parts_.tape);
-    const double generated = Seconds();
-    ScoreGroups(drawn, parts_.problems, parts_.prompts, parts_.rewards,
-                {&parts_.journal, step, "train", counts.prompts * config.rollout.samples});
-    generate_seconds += generated - start;
-    reward_seconds += Seconds() - generated;
+    if (counts.prompts == 0) Deal(drawn);
+    std::vector<int> owner;
+    for (std::size_t i = 0; i < drawn.size(); ++i) {
+      drawn[i].number = counts.prompts + static_cast<idx>(i);
+      owner.push_back(deal_.RankOf(ShardOf(config, static_cast<idx>(groups.size() + i))));
+    }
+    ShareGroups(comm, drawn, owner, [&](std::span<RolloutGroup> own) {
+      comm.Note("rollout", step);
+      Generate(parts_.model, parts_.tokenizer, own, sampling, {}, &parts_.tape);
+      const double generated = Seconds();
+      comm.Note("reward", step);
+      ScoreGroups(own, parts_.problems, parts_.prompts, parts_.rewards,
+                  {&parts_.journal, step, "train", config.rollout.samples});
+      generate_seconds += generated - start;
+      reward_seconds += Seconds() - generated;
+    });
+    parts_.journal.Share(comm);
+    idx removed = 0;
     for (RolloutGroup& group : drawn) {
       counts.Add(group);
+      if (group.tape_group >= 0) group.tape_group -= removed;
       if (config.rollout.dynamic_sampling && IsUniform(group)) {
-        parts_.tape.Remove(parts_.model.pool(), groups.size());
+        if (group.tape_group >= 0) {
+          parts_.tape.Remove(parts_.model.pool(), static_cast<std::size_t>(group.tape_group));
+          group.tape_group = -1;
+          ++removed;
+        }
         replaced.push_back(std::move(group));
       } else {
         groups.push_back(std::move(group));
@@ -117,9 +140,10 @@ std::vector<RolloutGroup> Collector<T>::Collect(idx step, ordered_json& metrics)
     }
   }
   counts.filled = static_cast<idx>(wanted - groups.size());
-  for (std::size_t i = 0; groups.size() < wanted; ++i) {
-    parts_.tape.AddGroup(parts_.model.pool(), replaced[i].rollouts.size());
-    groups.push_back(std::move(replaced[i]));
+  for (std::size_t i = 0; groups.size() < wanted; ++i) groups.push_back(std::move(replaced[i]));
+  for (const RolloutGroup& group : groups) {
+    answers_ += static_cast<idx>(group.rollouts.size());
+    for (const Rollout& rollout : group.rollouts) answer_tokens_ += rollout.length();
   }
   if (config.algorithm.multi_objective_aggregation == "normalize_then_sum") {
     NormalizeTerms(groups, parts_.rewards);
@@ -147,6 +171,18 @@ std::vector<RolloutGroup> Collector<T>::Draw(idx count, std::map<idx, idx>& occu
   }
   position_ += count;
   return groups;
+}
+
+template <class T>
+void Collector<T>::Deal(std::span<const RolloutGroup> groups) {
+  const TrainConfig& config = parts_.config;
+  const idx length = answers_ > 0 ? answer_tokens_ / answers_ : config.rollout.max_new_tokens;
+  std::vector<idx> work(static_cast<std::size_t>(NumShards(config)));
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    work[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(i)))] +=
+        static_cast<idx>(groups[i].prompt.size()) + config.rollout.samples * length;
+  }
+  deal_ = DealShards(work, parts_.comm.size());
 }
 
 template class Collector<float>;

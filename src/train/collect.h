@@ -11,6 +11,7 @@
 #include "rollout/rollout.h"
 #include "train/config.h"
 #include "train/scoring.h"
+#include "train/shards.h"
 
 namespace opo {
 
@@ -25,6 +26,9 @@ std::string DataDigest(const DataSets& data);
 // How the run samples; `step` is part of the random numbers' key.
 SamplingConfig TrainingSampling(const TrainConfig& config, idx step);
 
+// The shard of the group that stands at `place` in a batch.
+idx ShardOf(const TrainConfig& config, idx place);
+
 template <class T>
 class Collector {
  public:
@@ -38,7 +42,8 @@ class Collector {
     const PromptOrder& order;
     RewardSet& rewards;
     RewardJournal& journal;
-    Tape<T>& tape;  // filled with the batch, group by group
+    Tape<T>& tape;  // filled with this rank's groups
+    Comm& comm;
   };
   // Goes on behind `position` prompts of the order.
   Collector(const Parts& parts, idx position) : parts_(parts), position_(position) {}
@@ -46,14 +51,23 @@ class Collector {
   // rollout.prompts groups. With rollout.dynamic_sampling (DAPO, arXiv 2503.14476), a group whose
   // answers all have the same reward is replaced by the next prompt, until the batch is full or
   // rollout.max_draws batches of prompts were drawn; then the first of the replaced fill it.
+  //
+  // A rank samples and scores what stands where its shards' groups stand; all ranks get all groups.
   std::vector<RolloutGroup> Collect(idx step, nlohmann::ordered_json& metrics);
+
+  // Who has which shards in this step: dealt by the rows that its prompts, and answers as long as
+  // those so far, would take.
+  const ShardDeal& deal() const { return deal_; }
 
   idx position() const { return position_; }  // prompts drawn so far
 
  private:
   std::vector<RolloutGroup> Draw(idx count, std::map<idx, idx>& occurrences);
+  void Deal(std::span<const RolloutGroup> groups);
   Parts parts_;
   idx position_;
+  ShardDeal deal_;
+  idx answers_ = 0, answer_tokens_ = 0;  // so far
 };
 
 }  // namespace opo

@@ -213,8 +213,10 @@ void VisitFields(Fields& f, OptimizerConfig& c) {
   f.Field("epochs", c.epochs, "passes over a rollout batch", Range(1, 1000));
   f.Field("unit_tokens", c.unit_tokens, "tokens processed at a time; memory against speed",
           Range(32, kMaxSize));
-  f.Field("shards", c.shards, "fixed parts of a batch that MPI ranks share; a power of two",
-          Range(1, 65536));
+  f.Field("shards", c.shards,
+          "parts of a batch that ranks share, a power of two; 0: 1, or as many as there are ranks, "
+          "rounded up",
+          Range(0, 65536));
 }
 
 void VisitFields(Fields& f, EvalConfig& c) {
@@ -243,7 +245,11 @@ void VisitFields(Fields& f, MonitorConfig& c) {
 
 void VisitFields(Fields& f, RunConfig& c) {
   f.Field("dir", c.dir, "the run's folder; empty: runs/<name of this file>-<train.seed>");
-  f.Field("threads", c.threads, "threads; 0: all cores", Range(0, 4096));
+  f.Field("threads", c.threads,
+          "threads of a rank; 0: all cores, shared among the ranks of a machine", Range(0, 4096));
+  f.Field("heartbeat_s", c.heartbeat_s,
+          "of several ranks: one that is silent for so many seconds ends the job; 0: none does",
+          Range(0, 1e6));
   f.Field("memory_mb", c.memory_mb, "memory to stay below, in MiB; 0: chosen from the machine",
           Range(0, kMaxCount));
   f.Field("tape_mb", c.tape_mb,
@@ -296,6 +302,12 @@ TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::stri
 std::string PrintTrainConfig(const TrainConfig& config) {
   TrainConfig copy = config;
   return FieldsOf(copy).Print();
+}
+
+TrainConfig ParseTrainConfig(const std::string& printed) {
+  TrainConfig config;
+  FieldsOf(config).LoadToml(printed, "config");
+  return config;
 }
 
 void ValidateTrainConfig(const TrainConfig& c) {
@@ -419,6 +431,8 @@ double LossNorm(const TrainConfig& config) {
 idx MiniBatchPrompts(const TrainConfig& config) {
   return config.train.mini_batch > 0 ? config.train.mini_batch : config.rollout.prompts;
 }
+
+idx NumShards(const TrainConfig& config) { return std::max<idx>(1, config.train.shards); }
 
 idx EvalMaxNewTokens(const TrainConfig& config) {
   return config.eval.max_new_tokens > 0 ? config.eval.max_new_tokens

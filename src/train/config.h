@@ -90,7 +90,7 @@ struct OptimizerConfig {  // [train]
   idx mini_batch = 0;
   idx epochs = 1;
   idx unit_tokens = 1024;
-  idx shards = 1;
+  idx shards = 0;
 };
 
 struct EvalConfig {  // [eval]
@@ -116,6 +116,7 @@ struct MonitorConfig {  // [monitor]
 struct RunConfig {  // [run]
   std::string dir;
   idx threads = 0;
+  double heartbeat_s = 30;
   idx memory_mb = 0;
   idx tape_mb = -1;
   std::string isa;
@@ -142,8 +143,9 @@ struct TrainConfig {
 // a config file that cannot be read is Error(kUsage) too.
 TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides);
 
-// Commented TOML that LoadTrainConfig reads back to the same values.
+// Commented TOML that LoadTrainConfig and ParseTrainConfig read back to the same values.
 std::string PrintTrainConfig(const TrainConfig& config);
+TrainConfig ParseTrainConfig(const std::string& printed);
 
 // What keys must satisfy together. Throws Error(kUsage) naming the keys and the cure.
 void ValidateTrainConfig(const TrainConfig& config);
@@ -153,6 +155,7 @@ std::vector<RewardConfig> RewardTerms(const TrainConfig& config);  // reward, wi
 std::string LossAggregation(const TrainConfig& config);            // algorithm.loss_agg
 double LossNorm(const TrainConfig& config);                        // algorithm.norm
 idx MiniBatchPrompts(const TrainConfig& config);                   // train.mini_batch
+idx NumShards(const TrainConfig& config);                          // train.shards, of one rank
 idx EvalMaxNewTokens(const TrainConfig& config);                   // eval.max_new_tokens
 
 }  // namespace opo

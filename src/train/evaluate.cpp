@@ -3,24 +3,30 @@
 #include <limits>
 
 #include "base/error.h"
+#include "train/exchange.h"
 
 namespace opo {
 
 template <class T>
 EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
                     const PromptRenderer& prompts, std::span<const Problem> problems,
-                    RewardSet& reward, const EvalSettings& settings) {
+                    RewardSet& reward, const EvalSettings& settings, Comm& comm) {
   std::vector<RolloutGroup> groups(problems.size());
+  std::vector<int> owner;
   for (std::size_t i = 0; i < problems.size(); ++i) {
-    groups[i].problem = static_cast<idx>(i);
+    owner.push_back(static_cast<int>(i) % comm.size());
+    groups[i].problem = groups[i].number = static_cast<idx>(i);
     groups[i].prompt = prompts.Render(problems[i].messages);
     groups[i].key = PromptKey(problems[i].id, groups[i].prompt, 0);
     groups[i].rollouts.resize(static_cast<std::size_t>(settings.samples));
   }
   SamplingConfig sampling = settings.sampling;
   sampling.step = std::numeric_limits<std::uint64_t>::max();
-  Generate(model, tokenizer, groups, sampling, settings.on_token);
-  ScoreGroups(groups, problems, prompts, reward, settings.place);
+  ShareGroups(comm, groups, owner, [&](std::span<RolloutGroup> own) {
+    Generate(model, tokenizer, own, sampling, settings.on_token);
+    ScoreGroups(own, problems, prompts, reward, settings.place);
+  });
+  if (settings.place.journal != nullptr) settings.place.journal->Share(comm);
   EvalResult result;
   double sum = 0;
   idx scored = 0;
@@ -45,8 +51,10 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
 }
 
 template EvalResult Evaluate<float>(Transformer<float>&, const Tokenizer&, const PromptRenderer&,
-                                    std::span<const Problem>, RewardSet&, const EvalSettings&);
+                                    std::span<const Problem>, RewardSet&, const EvalSettings&,
+                                    Comm&);
 template EvalResult Evaluate<bf16>(Transformer<bf16>&, const Tokenizer&, const PromptRenderer&,
-                                   std::span<const Problem>, RewardSet&, const EvalSettings&);
+                                   std::span<const Problem>, RewardSet&, const EvalSettings&,
+                                   Comm&);
 
 }  // namespace opo

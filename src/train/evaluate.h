@@ -18,9 +18,10 @@ struct EvalSettings {
   JournalPlace place;
 };
 
+// Of several ranks, each takes every so-manieth problem, and all get the whole result.
 template <class T>
 EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
                     const PromptRenderer& prompts, std::span<const Problem> problems,
-                    RewardSet& reward, const EvalSettings& settings);
+                    RewardSet& reward, const EvalSettings& settings, Comm& comm = Comm::Alone());
 
 }  // namespace opo

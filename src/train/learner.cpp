@@ -140,7 +140,8 @@ typename Learner<T>::PlannedUnit Learner<T>::Plan(std::span<const LearnGroup> gr
 
 template <class T>
 LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFunction& loss,
-                                   float* grad, Tape<T>* tape) {
+                                   float* grad, Tape<T>* tape,
+                                   const std::function<void(idx)>& layer_done) {
   std::vector<LearnGroup> groups;
   for (const LearnGroup& g : all) {
     if (HasGradient(g)) {
@@ -162,7 +163,8 @@ LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFu
     idx used = bytes[first];
     std::size_t end = first + 1;
     while (end < units.size() && used + bytes[end] <= config_.memory_bytes) used += bytes[end++];
-    RunMicroBatch(groups, std::span(units).subspan(first, end - first), loss, grad, tape, result);
+    RunMicroBatch(groups, std::span(units).subspan(first, end - first), loss, grad, tape,
+                  end == units.size() ? layer_done : nullptr, result);
     ++result.micro_batches;
     first = end;
   }
@@ -183,7 +185,7 @@ LearnResult Learner<T>::Compare(const RolloutGroup& group) {
   for (const Unit& unit : CutUnits(groups, config_.unit_tokens)) {
     idx bytes = 0;
     const PlannedUnit planned = Plan(groups, unit, nullptr, bytes);
-    RunMicroBatch(groups, {&planned, 1}, nullptr, nullptr, nullptr, result);
+    RunMicroBatch(groups, {&planned, 1}, nullptr, nullptr, nullptr, nullptr, result);
   }
   return result;
 }
@@ -191,7 +193,8 @@ LearnResult Learner<T>::Compare(const RolloutGroup& group) {
 template <class T>
 void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
                                std::span<const PlannedUnit> units, const LossFunction& loss,
-                               float* grad, Tape<T>* tape, LearnResult& result) {
+                               float* grad, Tape<T>* tape,
+                               const std::function<void(idx)>& layer_done, LearnResult& result) {
   const ModelConfig& model = model_.config();
   const idx kv_width = model.num_kv_heads * model.head_dim;
   MicroBatch micro;
@@ -290,7 +293,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
   model_.Forward(micro.runs, nullptr);
   Head(groups, micro, grad != nullptr ? &loss : nullptr, grad, result);
   if (grad == nullptr) return;
-  model_.Backward(dresidual_.data(), micro.rows, micro.grad_runs, layout_, grad);
+  model_.Backward(dresidual_.data(), micro.rows, micro.grad_runs, layout_, grad, layer_done);
   if (layout_.embed >= 0) AddLookup(micro.row_tokens, micro.rows);
   for (Segment<T>* sample : taped_samples) sample->Clear();
 }
@@ -413,11 +416,14 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
                    {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
     candidates.push_back({(std::uint64_t{bits[0]} << 32) | bits[1], g, s, &taped});
   };
-  for (std::size_t g = 0; g < tape.groups.size(); ++g) {
-    offer(g, kPrompt, tape.groups[g].prefix);
-    for (std::size_t s = 0; s < tape.groups[g].samples.size(); ++s) {
-      offer(g, s, tape.groups[g].samples[s]);
-    }
+  const auto taped_group = [&](std::size_t g) -> const typename Tape<T>::Group& {
+    return tape.groups[static_cast<std::size_t>(groups[g].tape_group)];
+  };
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (groups[g].tape_group < 0) continue;
+    const auto& taped = taped_group(g);
+    offer(g, kPrompt, taped.prefix);
+    for (std::size_t s = 0; s < taped.samples.size(); ++s) offer(g, s, taped.samples[s]);
   }
   std::sort(candidates.begin(), candidates.end(),
             [](const Candidate& a, const Candidate& b) { return a.rank < b.rank; });
@@ -450,7 +456,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
       const auto& tokens = group.rollouts[c.sample].tokens;
       inputs.push_back({group.prompt.back()});
       inputs.back().insert(inputs.back().end(), tokens.begin(), tokens.end() - 1);
-      const Segment<T>& taped_prefix = tape.groups[c.group].prefix;
+      const Segment<T>& taped_prefix = taped_group(c.group).prefix;
       if (taped_prefix.length() > 0) {
         Segment<T>*& prefix = prefixes[c.group];
         if (prefix == nullptr) {

@@ -82,15 +82,18 @@ class Learner {
   // Adds to `grad` (a slab) the gradient of sum over tokens of weight * loss. Groups without any
   // gradient are skipped. The groups' part of the tape is used up. Throws Error(kUsage) where one
   // unit exceeds the memory budget even layer by layer, saying how much it needs.
+  // `layer_done(l)`, if there is one, is called where nothing more will be added to a layer; it may
+  // not be called at all.
   LearnResult Accumulate(std::span<const LearnGroup> groups, const LossFunction& loss, float* grad,
-                         Tape<T>* tape = nullptr);
+                         Tape<T>* tape = nullptr,
+                         const std::function<void(idx layer)>& layer_done = {});
 
   // E1 alone, without a gradient: recomputes the group's rows and compares.
   LearnResult Compare(const RolloutGroup& group);
 
-  // Recomputes `max_rows` rows of the tape (all, if it has fewer) and compares every bit of their
-  // records. Which ones, (seed, step) decides: windows of prompts and samples; the keys and values
-  // of the rows before a window are the tape's own.
+  // Recomputes `max_rows` of the groups' rows on the tape (all, if there are fewer) and compares
+  // every bit of their records. Which ones, (seed, step) decides: windows of prompts and samples;
+  // the keys and values of the rows before a window are the tape's own.
   struct RecheckResult {
     idx rows = 0, mismatched = 0;
   };
@@ -112,7 +115,8 @@ class Learner {
   PlannedUnit Plan(std::span<const LearnGroup> groups, const Unit& unit, const Tape<T>* tape,
                    idx& bytes) const;
   void RunMicroBatch(std::span<const LearnGroup> groups, std::span<const PlannedUnit> units,
-                     const LossFunction& loss, float* grad, Tape<T>* tape, LearnResult& result);
+                     const LossFunction& loss, float* grad, Tape<T>* tape,
+                     const std::function<void(idx)>& layer_done, LearnResult& result);
   void Head(std::span<const LearnGroup> groups, MicroBatch& micro, const LossFunction* loss,
             float* grad, LearnResult& result);
   void AddLookup(std::span<const TokenId> tokens, std::span<const GradRow<T>> rows);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 #include <vector>
 
@@ -12,9 +13,9 @@
 
 namespace opo {
 namespace {
-constexpr idx kNormChunk = 4096;
 constexpr idx kStepChunk = 65536;
 constexpr std::uint64_t kMomentsDomain = 0x6d6f6d656e7473;  // "moments"
+constexpr int kMomentsTag = 29998;
 }  // namespace
 
 double LearningRate(const OptimizerConfig& config, idx step, idx total) {
@@ -29,41 +30,63 @@ double LearningRate(const OptimizerConfig& config, idx step, idx total) {
   return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * shape);
 }
 
-double GradientNorm(const Buffer<float>& grad) {
-  const idx chunks = CeilDiv(grad.size(), kNormChunk);
-  std::vector<double> sums(static_cast<std::size_t>(chunks));
+double GradientNorm(const Buffer<float>& grad, Comm& comm) {
+  const SlabPart part = OwnedPart(grad.size(), comm.rank(), comm.size());
+  const idx blocks = CeilDiv(part.size(), kSlabBlock);
+  std::vector<double> sums(static_cast<std::size_t>(blocks));
   const auto sum_squares = ActiveKernels().sum_squares;
-  ParallelChunks(chunks, 16, [&](idx begin, idx end) {
-    for (idx c = begin; c < end; ++c) {
-      const idx first = c * kNormChunk;
-      sums[static_cast<std::size_t>(c)] =
-          sum_squares(grad.data() + first, std::min(kNormChunk, grad.size() - first));
+  ParallelChunks(blocks, 16, [&](idx begin, idx end) {
+    for (idx b = begin; b < end; ++b) {
+      const idx first = part.begin + b * kSlabBlock;
+      sums[static_cast<std::size_t>(b)] =
+          sum_squares(grad.data() + first, std::min(kSlabBlock, part.end - first));
     }
   });
   double total = 0;
-  for (const double s : sums) total += s;
+  const auto mine = std::as_bytes(std::span(sums));
+  for (const std::string& theirs :
+       comm.AllGather({reinterpret_cast<const char*>(mine.data()), mine.size()})) {
+    for (std::size_t at = 0; at < theirs.size(); at += sizeof(double)) {
+      double sum = 0;
+      std::memcpy(&sum, theirs.data() + at, sizeof(sum));
+      total += sum;
+    }
+  }
   return std::sqrt(total);
 }
 
-std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab) {
-  for (const TensorSpec& t : layout.tensors) {
-    for (idx i = 0; i < t.size(); ++i) {
-      if (!std::isfinite(slab[t.offset + i])) return fmt::format("{}[{}]", t.name, i);
+std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab, Comm& comm) {
+  const SlabPart part = OwnedPart(slab.size(), comm.rank(), comm.size());
+  const auto look = [&]() -> std::string {
+    for (const TensorSpec& t : layout.tensors) {
+      const idx end = std::min(part.end, t.offset + t.size());
+      for (idx i = std::max(part.begin, t.offset); i < end; ++i) {
+        if (!std::isfinite(slab[i])) return fmt::format("{}[{}]", t.name, i - t.offset);
+      }
     }
+    return "";
+  };
+  for (std::string& found : comm.AllGather(look())) {
+    if (!found.empty()) return found;
   }
   return "";
 }
 
-AdamW::AdamW(const SlabLayout& layout, const OptimizerConfig& config) : config_(config) {
+AdamW::AdamW(const SlabLayout& layout, const OptimizerConfig& config, Comm& comm)
+    : config_(config),
+      comm_(comm),
+      size_(layout.size),
+      part_(OwnedPart(layout.size, comm.rank(), comm.size())) {
   if (config.moments == "bf16") {
-    moments_ = Moments<bf16>{Buffer<bf16>(layout.size), Buffer<bf16>(layout.size)};
+    moments_ = Moments<bf16>{Buffer<bf16>(part_.size()), Buffer<bf16>(part_.size())};
   } else {
-    moments_ = Moments<float>{Buffer<float>(layout.size), Buffer<float>(layout.size)};
+    moments_ = Moments<float>{Buffer<float>(part_.size()), Buffer<float>(part_.size())};
   }
   for (const TensorSpec& t : layout.tensors) {
-    for (idx at = 0; at < t.size(); at += kStepChunk) {
-      chunks_.push_back(
-          {t.offset + at, t.offset + std::min(t.size(), at + kStepChunk), !t.is_vector});
+    const idx begin = std::max(t.offset, part_.begin);
+    const idx end = std::min(t.offset + t.size(), part_.end);
+    for (idx at = begin; at < end; at += kStepChunk) {
+      chunks_.push_back({at, std::min(end, at + kStepChunk), !t.is_vector});
     }
   }
 }
@@ -93,7 +116,8 @@ void AdamW::Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, d
           AdamWArgs own = args;
           own.first = c.begin;
           if (!c.decay) own.weight_decay = 0;
-          kernel(weights.data() + c.begin, moments.m.data() + c.begin, moments.v.data() + c.begin,
+          const idx at = c.begin - part_.begin;
+          kernel(weights.data() + c.begin, moments.m.data() + at, moments.v.data() + at,
                  grad.data() + c.begin, c.end - c.begin, own);
         });
       },
@@ -106,18 +130,46 @@ DType AdamW::dtype() const {
 
 std::vector<SafeTensorToWrite> AdamW::Tensors() const {
   return std::visit(
-      [](const auto& moments) {
-        return std::vector<SafeTensorToWrite>{{"m", {moments.m.size()}, moments.m.span()},
-                                              {"v", {moments.v.size()}, moments.v.span()}};
+      [&]<class T>(const Moments<T>& moments) {
+        const auto one = [&](const char* name, const Buffer<T>& slab) {
+          SafeTensorToWrite tensor{name, {size_}, slab.span()};
+          if (comm_.alone()) return tensor;
+          tensor.data = {};
+          tensor.read = [this, &slab](std::span<float> out) {
+            Buffer<T> all(size_);
+            std::copy(slab.data(), slab.data() + slab.size(), all.data());
+            for (int r = 1; r < comm_.size(); ++r) {
+              const SlabPart theirs = OwnedPart(size_, r, comm_.size());
+              if (theirs.size() == 0) continue;
+              comm_.Recv(r, kMomentsTag, all.data() + theirs.begin,
+                         theirs.size() * static_cast<idx>(sizeof(T)));
+            }
+            comm_.Wait();
+            for (idx i = 0; i < size_; ++i) out[static_cast<std::size_t>(i)] = ToF32(all[i]);
+          };
+          return tensor;
+        };
+        return std::vector<SafeTensorToWrite>{one("m", moments.m), one("v", moments.v)};
       },
       moments_);
+}
+
+void AdamW::SendTensors() const {
+  if (part_.size() == 0) return;
+  std::visit(
+      [&](const auto& moments) {
+        comm_.Send(0, kMomentsTag, moments.m.data(), moments.m.bytes());
+        comm_.Send(0, kMomentsTag, moments.v.data(), moments.v.bytes());
+      },
+      moments_);
+  comm_.Wait();
 }
 
 void AdamW::Read(const SafetensorsFile& file) {
   const char* type = dtype() == DType::kBf16 ? "BF16" : "F32";
   const auto read = [&]<class T>(const char* name, Buffer<T>& slab) {
     const SafeTensor* tensor = file.Find(name);
-    if (tensor == nullptr || tensor->num_elements() != slab.size()) {
+    if (tensor == nullptr || tensor->num_elements() != size_) {
       Fail(ErrorCode::kInput, "{}: tensor `{}` is missing or of another size than this model's",
            file.path(), name);
     }
@@ -125,11 +177,22 @@ void AdamW::Read(const SafetensorsFile& file) {
       Fail(ErrorCode::kInput, "{}: tensor `{}` is {}, train.moments asks for {}", file.path(), name,
            tensor->dtype, type);
     }
+    Buffer<T> whole(comm_.alone() ? 0 : size_);
+    const std::span<T> out = comm_.alone() ? slab.span() : whole.span();
     if constexpr (std::is_same_v<T, bf16>) {
-      file.ReadBf16(*tensor, slab.span());
+      file.ReadBf16(*tensor, out);
     } else {
-      file.ReadF32(*tensor, slab.span());
+      file.ReadF32(*tensor, out);
     }
+    if (comm_.alone()) return;
+    std::copy(out.begin(), out.begin() + slab.size(), slab.data());
+    for (int r = 1; r < comm_.size(); ++r) {
+      const SlabPart theirs = OwnedPart(size_, r, comm_.size());
+      if (theirs.size() == 0) continue;
+      comm_.Send(r, kMomentsTag, whole.data() + theirs.begin,
+                 theirs.size() * static_cast<idx>(sizeof(T)));
+    }
+    comm_.Wait();
   };
   std::visit(
       [&](auto& moments) {
@@ -137,6 +200,17 @@ void AdamW::Read(const SafetensorsFile& file) {
         read("v", moments.v);
       },
       moments_);
+}
+
+void AdamW::ReceiveTensors() {
+  if (part_.size() == 0) return;
+  std::visit(
+      [&](auto& moments) {
+        comm_.Recv(0, kMomentsTag, moments.m.data(), moments.m.bytes());
+        comm_.Recv(0, kMomentsTag, moments.v.data(), moments.v.bytes());
+      },
+      moments_);
+  comm_.Wait();
 }
 
 }  // namespace opo

@@ -9,6 +9,7 @@
 #include "format/safetensors.h"
 #include "model/weights.h"
 #include "train/config.h"
+#include "train/shards.h"
 
 namespace opo {
 
@@ -16,29 +17,38 @@ namespace opo {
 // then constant, or linear or cosine decay to lr * min_lr_ratio.
 double LearningRate(const OptimizerConfig& config, idx step, idx total);
 
-// The gradient's 2-norm, f64: fixed chunks of 4096 floats, joined in order. Padding of the slab is
-// 0.
-double GradientNorm(const Buffer<float>& grad);
+// The gradient's 2-norm, f64: of blocks of kSlabBlock floats, which are joined in order. Padding of
+// the slab is 0. Of several ranks, each sums the blocks of its part (train/shards.h), and all get
+// the same.
+double GradientNorm(const Buffer<float>& grad, Comm& comm = Comm::Alone());
 
-// Names the first tensor of the slab that holds a non-finite number; "" where all are finite.
-std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab);
+// Names the first number of a slab that is not finite, with its tensor; "" where all are. Each rank
+// looks at its part.
+std::string FindNonFinite(const SlabLayout& layout, const Buffer<float>& slab,
+                          Comm& comm = Comm::Alone());
 
 class AdamW {
  public:
-  AdamW(const SlabLayout& layout, const OptimizerConfig& config);
+  // Of several ranks, each has the moments of its own part of the slab.
+  AdamW(const SlabLayout& layout, const OptimizerConfig& config, Comm& comm = Comm::Alone());
 
-  // One step: the gradient times `grad_scale` (clipping), weights in place. Weight decay is of
-  // matrices only; norms and biases are left alone, as transformers' trainer does.
+  // One step: the gradient times `grad_scale` (clipping), weights in place, both in this rank's
+  // part. Weight decay is of matrices only; norms and biases are left alone, as transformers'
+  // trainer does.
   void Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, double grad_scale);
 
   idx steps() const { return steps_; }
   void SetSteps(idx steps) { steps_ = steps; }
 
-  // The moments "m" and "v" of all weights, as they are in memory: f32 or bf16 (train.moments).
+  // The moments "m" and "v" of all weights, f32 or bf16 (train.moments), for the root to write.
+  // Meanwhile the other ranks call SendTensors().
   std::vector<SafeTensorToWrite> Tensors() const;
+  void SendTensors() const;
   DType dtype() const;
-  // Reads them back. Throws Error(kInput) where the file's are of another size or type.
+  // Reads them back at the root, while the others call ReceiveTensors(). Throws Error(kInput) where
+  // the file's are of another size or type.
   void Read(const SafetensorsFile& file);
+  void ReceiveTensors();
 
  private:
   struct Chunk {
@@ -50,7 +60,10 @@ class AdamW {
     Buffer<T> m, v;
   };
   OptimizerConfig config_;
-  std::vector<Chunk> chunks_;
+  Comm& comm_;
+  idx size_;                   // of the whole slab
+  SlabPart part_;              // the moments' own
+  std::vector<Chunk> chunks_;  // of the part
   idx steps_ = 0;
   std::variant<Moments<float>, Moments<bf16>> moments_;
 };

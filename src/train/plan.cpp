@@ -118,7 +118,7 @@ LearnerPeak SimulateLearner(const TrainConfig& config, const Sizes<T>& sizes, co
     now = {};
     used = 0;
   };
-  const idx prompts = CeilDiv(MiniBatchPrompts(config), config.train.shards);
+  const idx prompts = CeilDiv(MiniBatchPrompts(config), NumShards(config));
   for (idx p = 0; p < prompts; ++p) {
     for (const Unit& unit : units) {
       const idx taped_rows = static_cast<idx>(static_cast<double>(unit.sample_rows) * taped) +
@@ -240,7 +240,7 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   plan.weights = slab;
   plan.optimizer = config.train.moments == "bf16" ? slab : 2 * slab;
   idx levels = 0;
-  for (idx s = config.train.shards; s > 1; s = (s + 1) / 2) ++levels;
+  for (idx s = NumShards(config); s > 1; s = (s + 1) / 2) ++levels;
   plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0));
   const LayerShapes shapes(m);
   idx layers = 0;

@@ -45,21 +45,35 @@ void RunFolder::Continue(const ordered_json& manifest) {
   }
 }
 
-std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimizer) {
-  const auto checkpoint = FindCheckpoint(
-      dir_, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); });
-  if (!checkpoint.has_value()) {
-    fmt::print(stderr, "{}: no checkpoint yet, starting from the first step\n", dir_);
+std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimizer, Comm& comm) {
+  std::optional<Checkpoint> checkpoint;
+  if (comm.root()) {
+    checkpoint = FindCheckpoint(
+        dir_, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); });
+    if (!checkpoint.has_value()) {
+      fmt::print(stderr, "{}: no checkpoint yet, starting from the first step\n", dir_);
+    }
+  }
+  if (comm.Broadcast(std::string(checkpoint.has_value() ? "found" : "")).empty()) {
     return std::nullopt;
   }
-  ordered_json state = ReadCheckpoint(*checkpoint, weights, optimizer);
-  best_reward_ = state.value("best_reward", -1e300);
-  best_step_ = state.value("best_step", idx{-1});
-  if (weights.DigestHex() != state.value("weights_digest", "")) {
-    Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
-         checkpoint->path);
+  State found;
+  if (comm.root()) {
+    found = {checkpoint->step, ReadCheckpoint(*checkpoint, weights, optimizer)};
+    best_reward_ = found.state.value("best_reward", -1e300);
+    best_step_ = found.state.value("best_step", idx{-1});
+    if (weights.DigestHex() != found.state.value("weights_digest", "")) {
+      Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
+           checkpoint->path);
+    }
+  } else {
+    optimizer.ReceiveTensors();
   }
-  return State{checkpoint->step, std::move(state)};
+  comm.Broadcast(std::as_writable_bytes(weights.slab.span()));
+  found.state = ordered_json::parse(comm.Broadcast(found.state.dump()));
+  found.step = found.state.at("step").get<idx>();
+  optimizer.SetSteps(found.state.at("optimizer_steps").get<idx>());
+  return found;
 }
 
 void RunFolder::NoteEval(idx step, double reward) {

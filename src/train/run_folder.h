@@ -26,8 +26,9 @@ class RunFolder {
     idx step = 0;
     nlohmann::ordered_json state;  // as it was given to Save
   };
-  // The newest good checkpoint, into weights and optimizer; nothing where there is none yet.
-  std::optional<State> Load(Weights& weights, AdamW& optimizer);
+  // The newest good checkpoint, into weights and optimizer; nothing where there is none yet. All
+  // ranks call it; the root alone needs to see the folder.
+  std::optional<State> Load(Weights& weights, AdamW& optimizer, Comm& comm);
 
   // An evaluation of the step at hand; the next Save() knows by it whether it is the best.
   void NoteEval(idx step, double reward);

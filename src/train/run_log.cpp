@@ -19,6 +19,10 @@ double WallTime() {
 }
 }  // namespace
 
+std::string LineText(const ordered_json& line) {
+  return line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
 LineFile::LineFile(const std::string& path, const std::function<bool(const ordered_json&)>& keep)
     : path_(path) {
   std::string kept;
@@ -38,7 +42,7 @@ LineFile::LineFile(const std::string& path, const std::function<bool(const order
 }
 
 void LineFile::Append(const ordered_json& line) {
-  const std::string text = line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  const std::string text = LineText(line);
   if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() ||
       std::fflush(file_.get()) != 0) {
     Fail(ErrorCode::kWork, "{}: cannot be written: {}", path_, std::strerror(errno));

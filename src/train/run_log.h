@@ -12,6 +12,9 @@
 
 namespace opo {
 
+// One line of JSON, its end included; text that is no UTF-8 is replaced.
+std::string LineText(const nlohmann::ordered_json& line);
+
 // A file of JSON lines that a run appends to.
 class LineFile {
  public:

@@ -1,6 +1,7 @@
 #include "train/scoring.h"
 
 #include <cmath>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -65,18 +66,30 @@ MeanAndStd Summary(std::span<const double> values) {
 
 }  // namespace
 
-RewardJournal::RewardJournal(const std::string& run_dir, idx last_step, bool resume)
-    : path_(run_dir + "/rewards.jsonl"), file_(path_, [&](const ordered_json& line) {
-        if (!resume) return false;
-        try {
-          auto [key, result] = ReadLine(line);
-          if (key.step >= last_step) kept_.insert_or_assign(std::move(key), std::move(result));
-        } catch (const ordered_json::exception& error) {
-          Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
-               error.what());
-        }
-        return true;
-      }) {}
+RewardJournal::RewardJournal(const std::string& run_dir, idx last_step, bool resume, Comm& comm)
+    : path_(run_dir + "/rewards.jsonl") {
+  std::string lines;  // what the others need to know
+  const auto keep = [&](const ordered_json& line) {
+    try {
+      auto [key, result] = ReadLine(line);
+      if (key.step < last_step) return;
+      kept_.insert_or_assign(std::move(key), std::move(result));
+      if (!comm.alone()) lines += LineText(line);
+    } catch (const ordered_json::exception& error) {
+      Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
+           error.what());
+    }
+  };
+  if (comm.root()) {
+    file_ = std::make_unique<LineFile>(path_, [&](const ordered_json& line) {
+      if (resume) keep(line);
+      return resume;
+    });
+  }
+  std::istringstream all(comm.Broadcast(std::move(lines)));
+  if (comm.root()) return;
+  for (std::string line; std::getline(all, line);) keep(ordered_json::parse(line));
+}
 
 const RewardResult* RewardJournal::Find(const Key& key) const {
   const auto it = kept_.find(key);
@@ -84,7 +97,19 @@ const RewardResult* RewardJournal::Find(const Key& key) const {
 }
 
 void RewardJournal::Write(const Key& key, const RewardResult& result) {
-  file_.Append(LineOf(key, result));
+  if (file_ != nullptr) {
+    file_->Append(LineOf(key, result));
+  } else {
+    pending_ += LineText(LineOf(key, result));
+  }
+}
+
+void RewardJournal::Share(Comm& comm) {
+  if (comm.alone()) return;
+  for (const std::string& lines : comm.Gather(std::exchange(pending_, ""))) {
+    std::istringstream all(lines);
+    for (std::string line; std::getline(all, line);) file_->Append(ordered_json::parse(line));
+  }
 }
 
 void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> problems,
@@ -92,6 +117,7 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
   std::vector<std::string> texts;  // one a group; outlives the queries
   std::vector<RewardQuery> queries;
   std::vector<Rollout*> rollouts;
+  std::vector<idx> answers;  // their numbers in the journal
   texts.reserve(groups.size());
   for (RolloutGroup& group : groups) {
     const Problem& problem = problems[static_cast<std::size_t>(group.problem)];
@@ -99,6 +125,7 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
     for (Rollout& rollout : group.rollouts) {
       queries.push_back({problem, texts.back(), rollout.text, rollout.tokens, rollout.finish});
       rollouts.push_back(&rollout);
+      answers.push_back(group.number * place.samples + (&rollout - group.rollouts.data()));
     }
   }
   std::vector<RewardScores> scores(queries.size());
@@ -107,7 +134,7 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
     for (std::size_t i = 0; i < queries.size(); ++i) {
       const RewardQuery& q = queries[i];
       keys.push_back(
-          {place.step, place.phase, place.first_answer + static_cast<idx>(i), "",
+          {place.step, place.phase, answers[i], "",
            HexDigest(fmt::format("{}\n{}\n{}", q.prompt.size(), q.prompt, q.completion))});
       scores[i].terms.resize(rewards.size());
       for (std::size_t t = 0; t < rewards.size(); ++t) {

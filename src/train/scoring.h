@@ -2,10 +2,12 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 
+#include "comm/comm.h"
 #include "rollout/prompts.h"
 #include "rollout/rollout.h"
 #include "train/run_log.h"
@@ -20,8 +22,9 @@ namespace opo {
 class RewardJournal {
  public:
   // Continues behind what is there, of which it keeps in mind the lines from `last_step` on; or
-  // starts anew (`resume` false).
-  RewardJournal(const std::string& run_dir, idx last_step, bool resume);
+  // starts anew (`resume` false). Of several ranks, the root has the file, and all know what is in
+  // it.
+  RewardJournal(const std::string& run_dir, idx last_step, bool resume, Comm& comm = Comm::Alone());
 
   struct Key {
     idx step = 0;
@@ -33,19 +36,24 @@ class RewardJournal {
   };
   const RewardResult* Find(const Key& key) const;
   void Write(const Key& key, const RewardResult& result);
+  // Gives what the ranks wrote since the last time to the root, which writes it. What a kill loses
+  // before, nobody has used.
+  void Share(Comm& comm);
 
  private:
   std::string path_;
   std::map<Key, RewardResult> kept_;
-  LineFile file_;  // made last: reading it fills kept_
+  std::unique_ptr<LineFile> file_;  // the root's
+  std::string pending_;             // lines of another rank
 };
 
-// Where the rewards of a call stand in the journal; answers are numbered from `first_answer`.
+// Where the rewards of a call stand in the journal: sample s of a group is answer `number * samples
+// + s`.
 struct JournalPlace {
   RewardJournal* journal = nullptr;
   idx step = 0;
   const char* phase = "train";
-  idx first_answer = 0;
+  idx samples = 1;
 };
 
 // Fills `scores` and `reward` of all rollouts; `problems` are what RolloutGroup::problem counts.

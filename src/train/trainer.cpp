@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <filesystem>
 #include <optional>
@@ -16,6 +17,7 @@
 #include "rollout/prompts.h"
 #include "train/collect.h"
 #include "train/evaluate.h"
+#include "train/exchange.h"
 #include "train/floor.h"
 #include "train/plan.h"
 #include "train/policy.h"
@@ -34,13 +36,14 @@ using nlohmann::ordered_json;
 template <class T>
 class Trainer {
  public:
-  Trainer(const TrainConfig& config, const TrainOptions& options)
+  Trainer(const TrainConfig& config, const TrainOptions& options, Comm& comm)
       : config_(config),
         options_(options),
+        comm_(comm),
         tokenizer_(PolicyTokenizer(config)),
         base_path_(BasePath(config)),
         weights_(PolicyWeights(config, tokenizer_)),
-        optimizer_(weights_.layout, config.train),
+        optimizer_(weights_.layout, config.train, comm),
         prompts_(tokenizer_, config.data.system),
         rewards_(RewardTerms(config)),
         algorithm_(FindAlgorithm(config.algorithm.name)),
@@ -51,7 +54,9 @@ class Trainer {
     }
     DataSets data = LoadDataSets(config.data);
     FitPrompts(prompts_, config.data, data);
-    for (const std::string& note : data.notes) fmt::print(stderr, "{}\n", note);
+    for (const std::string& note : data.notes) {
+      if (comm_.root()) fmt::print(stderr, "{}\n", note);
+    }
     data_digest_ = DataDigest(data);
     train_problems_ = std::move(data.train);
     eval_problems_ = std::move(data.eval);
@@ -74,36 +79,40 @@ class Trainer {
         PlanMemory(config_, weights_.config, std::min<idx>(config_.data.prompt_limit, 64));
     tape_.max_bytes = plan.tape_budget;
     updater_ = std::make_unique<Updater<T>>(
-        typename Updater<T>::Parts{config_, weights_, optimizer_, *packed_, *model_, tape_},
+        typename Updater<T>::Parts{config_, weights_, optimizer_, *packed_, *model_, tape_, comm_},
         plan.micro_batch_budget);
-    gemm_rate_ = MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
-    log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
-    journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume);
+    if (comm_.root()) {
+      gemm_rate_ =
+          MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
+      log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
+    }
+    journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume, comm_);
     collector_ = std::make_unique<Collector<T>>(
         typename Collector<T>::Parts{config_, *model_, tokenizer_, prompts_, train_problems_,
-                                     *order_, rewards_, *journal_, tape_},
+                                     *order_, rewards_, *journal_, tape_, comm_},
         prompt_position_);
 
     if (options_.final_eval && !eval_problems_.empty()) result.before = Eval(step);
     {
       Progress progress(config_.train.steps, "step", step);
-      for (bool stop = signals.caught() != 0; !stop && step < config_.train.steps;) {
+      for (bool stop = comm_.Max(signals.caught()) != 0; !stop && step < config_.train.steps;) {
         ++step;
         const ordered_json metrics = Step(step);
         result.reward = metrics.at("critic/score/mean").get<double>();
-        if (options_.progress) {
+        if (options_.progress && comm_.root()) {
           progress.Update(
               step, fmt::format("reward {:.3f}  length {:.1f}  grad {:.3f}  {:.1f}s", result.reward,
                                 metrics.at("response_length/mean").get<double>(),
                                 metrics.at("actor/grad_norm").get<double>(),
                                 metrics.at("timing_s/step").get<double>()));
         }
-        stop = signals.caught() != 0;  // asked once: what it decides must not change below
+        // Asked once: what it decides must not change below.
+        result.signal = comm_.Max(signals.caught());
+        stop = result.signal != 0;
         const bool due = config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0;
         if (due || stop || step == config_.train.steps) Save(step);
       }
     }
-    result.signal = signals.caught();
     const bool evaluate = options_.final_eval && !eval_problems_.empty() && result.signal == 0;
     if (evaluate) result.after = Eval(step);
     result.steps = step;
@@ -129,6 +138,24 @@ class Trainer {
     return m;
   }
 
+  // All ranks have the root's program path, data and weights.
+  void AgreeOn(const ordered_json& manifest) {
+    const std::vector<std::string> all = comm_.AllGather(manifest.dump());
+    const ordered_json root = ordered_json::parse(all.front());
+    for (std::size_t r = 1; r < all.size(); ++r) {
+      const ordered_json theirs = ordered_json::parse(all[r]);
+      for (const auto& [key, value] : root.items()) {
+        if (theirs.value(key, ordered_json()) == value) continue;
+        Fail(
+            ErrorCode::kUsage,
+            "rank {} ({}): `{}` is {} there and {} at rank 0 ({}); all ranks need the same "
+            "program, model and data, and an instruction-set path that all machines have (run.isa)",
+            r, comm_.host(static_cast<int>(r)), key, theirs.value(key, ordered_json()).dump(),
+            value.dump(), comm_.host(0));
+      }
+    }
+  }
+
   // Makes or continues the run's folder; returns the steps already taken.
   idx Open() {
     initial_digest_ = weights_.DigestHex();
@@ -137,12 +164,13 @@ class Trainer {
       if (!shared) reference_ = std::make_unique<PackedWeights<T>>(weights_, false);
       reference_model_ = std::make_unique<Transformer<T>>(shared ? *packed_ : *reference_, !shared);
     }
+    AgreeOn(Manifest());
     if (!options_.resume) {
-      folder_.Begin(PrintTrainConfig(config_), Manifest());
+      if (comm_.root()) folder_.Begin(PrintTrainConfig(config_), Manifest());
       return 0;
     }
-    folder_.Continue(Manifest());
-    const auto kept = folder_.Load(weights_, optimizer_);
+    if (comm_.root()) folder_.Continue(Manifest());
+    const auto kept = folder_.Load(weights_, optimizer_, comm_);
     if (!kept.has_value()) return 0;
     packed_->Update(weights_);
     // Checkpoints from before there was dynamic sampling do not name it.
@@ -152,6 +180,8 @@ class Trainer {
 
   void Save(idx step) {
     const double start = Seconds();
+    comm_.Note("checkpoint", step);
+    if (!comm_.root()) return optimizer_.SendTensors();
     ordered_json state;
     state["prompt_position"] = collector_->position();
     state["manifest"] = Manifest();
@@ -161,8 +191,9 @@ class Trainer {
   }
 
   EvalResult Eval(idx step) {
+    comm_.Note("evaluation", step);
     EvalSettings settings;
-    settings.place = {journal_.get(), step, "eval", 0};
+    settings.place = {journal_.get(), step, "eval", config_.eval.samples};
     settings.samples = config_.eval.samples;
     settings.sampling = TrainingSampling(config_, 0);
     settings.sampling.temperature = config_.eval.temperature;
@@ -173,7 +204,7 @@ class Trainer {
     settings.sampling.presence_penalty = 0;
     settings.sampling.frequency_penalty = 0;
     settings.sampling.max_new_tokens = EvalMaxNewTokens(config_);
-    return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, rewards_, settings);
+    return Evaluate(*model_, tokenizer_, prompts_, eval_problems_, rewards_, settings, comm_);
   }
 
   void SetAdvantages(std::vector<RolloutGroup>& groups, ordered_json& metrics) const {
@@ -220,12 +251,12 @@ class Trainer {
     KlToStart(step, groups, metrics);
     const double learn_start = Seconds();
 
-    const LearnResult learned = updater_->Update(step, groups, metrics);
+    const LearnResult learned = updater_->Update(step, groups, collector_->deal(), metrics);
     const double learn_end = Seconds();
     PutRolloutMetrics(groups, metrics);
     PutLearnMetrics(groups, learned, metrics);
     metrics["exact/rollout_digest"] = RolloutDigest(groups);
-    metrics["exact/weights_digest"] = weights_.DigestHex();
+    metrics["exact/weights_digest"] = AgreedDigest(step);
     metrics["timing_s/recheck"] = recheck_end - recheck_start;
     metrics["timing_s/adv"] = adv_end - recheck_end;
     metrics["timing_s/ref"] = learn_start - adv_end;
@@ -243,16 +274,38 @@ class Trainer {
       folder_.NoteEval(step, eval.pass_rate);
     }
     if (save_seconds_ > 0) metrics["timing_s/save_checkpoint"] = std::exchange(save_seconds_, 0.0);
-    WriteSamples(step, groups);
-    log_->Write(metrics);
+    if (comm_.root()) {
+      WriteSamples(step, groups);
+      log_->Write(metrics);
+    }
     return metrics;
+  }
+
+  // All ranks have taken the same step.
+  std::string AgreedDigest(idx step) {
+    const std::vector<std::string> all = comm_.AllGather(weights_.DigestHex());
+    for (std::size_t r = 1; r < all.size(); ++r) {
+      if (all[r] == all.front()) continue;
+      Fail(
+          ErrorCode::kExactness,
+          "step {}: the weights of rank {} ({}) differ from those of rank 0 ({}): the exactness "
+          "contract is broken; the newest checkpoint is from before. `opo doctor` checks a machine",
+          step, r, comm_.host(static_cast<int>(r)), comm_.host(0));
+    }
+    return all.front();
   }
 
   void KlToStart(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
     if (config_.monitor.kl_every <= 0 || step % config_.monitor.kl_every != 0) return;
+    comm_.Note("reference", step);
     std::vector<RolloutGroup> scored = groups;
-    Score(*reference_model_, std::span<RolloutGroup>(scored),
-          TrainingSampling(config_, step).inv_temperature());
+    std::vector<int> owner;
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      owner.push_back(collector_->deal().RankOf(ShardOf(config_, static_cast<idx>(g))));
+    }
+    ShareGroups(comm_, scored, owner, [&](std::span<RolloutGroup> own) {
+      Score(*reference_model_, own, TrainingSampling(config_, step).inv_temperature());
+    });
     double k1 = 0;
     double k3 = 0;
     idx tokens = 0;
@@ -295,6 +348,7 @@ class Trainer {
 
   const TrainConfig& config_;
   const TrainOptions& options_;
+  Comm& comm_;
   Tokenizer tokenizer_;
   std::string base_path_;
   Weights weights_;
@@ -320,12 +374,36 @@ class Trainer {
 
 }  // namespace
 
-TrainResult Train(const TrainConfig& config, const TrainOptions& options) {
+namespace {
+
+// What ranks decide among themselves: shards, and each one's part of its machine.
+TrainConfig ForRanks(TrainConfig config, const Comm& comm) {
+  OptimizerConfig& train = config.train;
+  if (train.shards == 0) train.shards = static_cast<idx>(std::bit_ceil(unsigned(comm.size())));
+  if (comm.size() > train.shards) {
+    Fail(ErrorCode::kUsage,
+         "train.shards = {}: there are {} ranks, and each needs a shard; start fewer{}",
+         train.shards, comm.size(),
+         train.shards == 1 ? ", or a new run with more shards" : ", or a new run");
+  }
+  if (comm.alone()) return config;
+  if (config.run.memory_mb == 0) {
+    config.run.memory_mb = (AvailableMemoryBytes() / 10 * 7 / comm.sharing_memory()) >> 20;
+  }
+  return config;
+}
+
+}  // namespace
+
+TrainResult Train(const TrainConfig& given, const TrainOptions& options, Comm& comm) {
+  comm.Watch(given.run.heartbeat_s);
+  const TrainConfig config = ForRanks(given, comm);
   ValidateTrainConfig(config);
   SelectIsa(config.run.isa);
-  SetNumThreads(static_cast<int>(config.run.threads));
-  if (config.model.dtype == "f32") return Trainer<float>(config, options).Run();
-  return Trainer<bf16>(config, options).Run();
+  SetNumThreads(config.run.threads > 0 ? static_cast<int>(config.run.threads)
+                                       : std::max(1, AllowedCpus() / comm.sharing_cpus()));
+  if (config.model.dtype == "f32") return Trainer<float>(config, options, comm).Run();
+  return Trainer<bf16>(config, options, comm).Run();
 }
 
 }  // namespace opo

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/comm.h"
 #include "train/config.h"
 
 namespace opo {
@@ -44,6 +45,10 @@ struct TrainResult {
 // Throws Error: kUsage for settings that do not fit the model, kInput for bad files, kWork for
 // non-finite numbers (the weights are then those of before the step) and full disks, kExactness
 // where the learner's log-probs differ from the sampler's.
-TrainResult Train(const TrainConfig& config, const TrainOptions& options);
+//
+// Of several ranks all call it with the same settings; the root alone needs to see config.run.dir.
+// All get the result.
+TrainResult Train(const TrainConfig& config, const TrainOptions& options,
+                  Comm& comm = Comm::Alone());
 
 }  // namespace opo

@@ -5,8 +5,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/pack.h"
 #include "train/collect.h"
-#include "train/shard_tree.h"
 
 namespace opo {
 
@@ -36,7 +36,7 @@ template <class T>
 Updater<T>::Updater(const Parts& parts, idx micro_batch_bytes)
     : parts_(parts),
       learner_(parts.model, parts.weights.layout, LearnerSettings(parts.config, micro_batch_bytes)),
-      grad_(parts.weights.layout.size) {}
+      gradient_(parts.comm, parts.weights.layout) {}
 
 template <class T>
 void Updater<T>::Recheck(idx step, std::span<const RolloutGroup> groups, ordered_json& metrics) {
@@ -56,7 +56,7 @@ void Updater<T>::Recheck(idx step, std::span<const RolloutGroup> groups, ordered
 
 template <class T>
 LearnResult Updater<T>::Update(idx step, std::span<const RolloutGroup> groups,
-                               ordered_json& metrics) {
+                               const ShardDeal& deal, ordered_json& metrics) {
   const TrainConfig& config = parts_.config;
   const idx mini = MiniBatchPrompts(config);
   const idx per_epoch = CeilDiv(config.rollout.prompts, mini);
@@ -68,7 +68,7 @@ LearnResult Updater<T>::Update(idx step, std::span<const RolloutGroup> groups,
     const idx count = std::min(config.rollout.prompts - first, mini);
     const LearnResult result =
         Step(step, groups.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-             loss, u, config.train.steps * updates, metrics);
+             deal, loss, u, config.train.steps * updates, metrics);
     all.Add(result);
     if (u > 0) continue;  // E1 speaks of the batch's first update: the others are off policy
     metrics["exact/compared_tokens"] = result.compared_tokens;
@@ -82,48 +82,54 @@ LearnResult Updater<T>::Update(idx step, std::span<const RolloutGroup> groups,
 
 // One optimizer step: a normaliser over all groups, then shard by shard.
 template <class T>
-LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups,
+LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
                              const LossFunction& loss, idx update, idx total_updates,
                              ordered_json& metrics) {
   const TrainConfig& config = parts_.config;
+  Comm& comm = parts_.comm;
+  comm.Note("learning", step);
   std::vector<idx> lengths;
   for (const RolloutGroup& group : groups) {
     for (const Rollout& r : group.rollouts) lengths.push_back(r.scored() ? r.length() : 0);
   }
   const std::vector<double> weights =
       TokenWeights(LossAggregation(config), lengths, LossNorm(config));
-  std::vector<std::vector<LearnGroup>> shards(static_cast<std::size_t>(config.train.shards));
+  std::vector<std::vector<LearnGroup>> shards(static_cast<std::size_t>(NumShards(config)));
   std::size_t at = 0;
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    LearnGroup learn{&groups[g], {}, update == 0 ? static_cast<idx>(g) : -1};
+    LearnGroup learn{&groups[g], {}, update == 0 ? groups[g].tape_group : -1};
     for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
       learn.weights.push_back(weights[at++]);
     }
-    shards[g % shards.size()].push_back(std::move(learn));
+    shards[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(g)))].push_back(
+        std::move(learn));
   }
+  Packer results;
+  gradient_.Run(deal, [&](idx shard, float* grad, const GradientSum::LayerDone& layer_done) {
+    results.Put(learner_.Accumulate(shards[static_cast<std::size_t>(shard)], loss, grad,
+                                    &parts_.tape, layer_done));
+  });
   LearnResult sum;
-  ShardTree tree(parts_.weights.layout.size);
-  ZeroSlab(grad_);
-  for (const auto& shard : shards) {
-    sum.Add(learner_.Accumulate(shard, loss, grad_.data(), &parts_.tape));
-    if (shards.size() > 1) tree.Push(grad_);
+  for (const std::string& of_rank : comm.AllGather(results.Take())) {
+    for (Unpacker in(of_rank); !in.done();) sum.Add(in.Get<LearnResult>());
   }
-  if (shards.size() > 1) tree.Join(grad_);
   parts_.tape.Clear();  // the weights change now
   if (update == 0) CheckExact(step, groups.front(), sum);
 
-  const double norm = GradientNorm(grad_);
+  const double norm = GradientNorm(gradient_.sum(), comm);
   if (!std::isfinite(norm) || !std::isfinite(sum.loss)) {
     Fail(ErrorCode::kWork,
          "step {}: the gradient is not finite, first at {}; the weights were not changed. Try a "
          "smaller train.lr or model.dtype = \"f32\"",
-         step, FindNonFinite(parts_.weights.layout, grad_));
+         step, FindNonFinite(parts_.weights.layout, gradient_.sum(), comm));
   }
+  comm.Note("update", step);
   const double lr = LearningRate(config.train, parts_.optimizer.steps(), total_updates);
   const double clip = config.train.clip_norm;
   const double scale = clip > 0 && norm > clip ? clip / norm : 1.0;
   const double start = Seconds();
-  parts_.optimizer.Step(parts_.weights.slab, grad_, lr, scale);
+  parts_.optimizer.Step(parts_.weights.slab, gradient_.sum(), lr, scale);
+  gradient_.Share(parts_.weights.slab);
   parts_.packed.Update(parts_.weights);
   metrics["timing_s/optimizer"] = metrics.value("timing_s/optimizer", 0.0) + Seconds() - start;
   metrics["actor/grad_norm"] = norm;

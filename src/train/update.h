@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "base/buffer.h"
 #include "train/config.h"
 #include "train/learner.h"
 #include "train/optimizer.h"
+#include "train/shards.h"
 
 namespace opo {
 
@@ -23,6 +23,7 @@ class Updater {
     PackedWeights<T>& packed;
     Transformer<T>& model;
     Tape<T>& tape;  // of the batch at hand; empty after its first update
+    Comm& comm;
   };
   Updater(const Parts& parts, idx micro_batch_bytes);
 
@@ -31,21 +32,23 @@ class Updater {
   // Error(kExactness) where a row differs.
   void Recheck(idx step, std::span<const RolloutGroup> groups, nlohmann::ordered_json& metrics);
 
-  // The batch's updates: train.epochs passes in mini-batches, of groups with advantages. Returns
-  // their sum; puts the "actor", "exact" and "training/optimizer_steps" metrics. Throws
+  // The batch's updates: train.epochs passes in mini-batches, of groups with advantages. Each rank
+  // learns its shards of `deal`, and the weights are the same at all of them afterwards. Returns
+  // the updates' sum; puts the "actor", "exact" and "training/optimizer_steps" metrics. Throws
   // Error(kExactness) where a log-prob differs from the sampler's, Error(kWork) for non-finite
   // numbers: the weights are then those of before the update.
-  LearnResult Update(idx step, std::span<const RolloutGroup> groups,
+  LearnResult Update(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
                      nlohmann::ordered_json& metrics);
 
  private:
-  LearnResult Step(idx step, std::span<const RolloutGroup> groups, const LossFunction& loss,
-                   idx update, idx total_updates, nlohmann::ordered_json& metrics);
+  LearnResult Step(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
+                   const LossFunction& loss, idx update, idx total_updates,
+                   nlohmann::ordered_json& metrics);
   void CheckExact(idx step, const RolloutGroup& group, LearnResult& result);
 
   Parts parts_;
   Learner<T> learner_;
-  Buffer<float> grad_;
+  GradientSum gradient_;
 };
 
 }  // namespace opo

@@ -77,8 +77,9 @@ TEST(Structure, RoomsStandInTheOrderOfTheDesign) {
       {"reward", {"base", "data", "format", "math", "text"}},
       {"algo", {"base"}},
       {"rollout", {"base", "data", "format", "kernels", "math", "model", "reward", "text"}},
+      {"comm", {"base"}},
       {"train",
-       {"algo", "base", "data", "format", "kernels", "math", "model", "reward", "rollout",
+       {"algo", "base", "comm", "data", "format", "kernels", "math", "model", "reward", "rollout",
         "text"}}};
   for (const auto& [room, deps] : wanted) {
     ASSERT_TRUE(rooms.count(room)) << room;
