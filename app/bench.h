@@ -48,5 +48,7 @@ template <class T>
 void BenchDecode(const BenchArguments& args);
 template <class T>
 void BenchStep(const BenchArguments& args);
+template <class T>
+void BenchScale(const BenchArguments& args);
 
 }  // namespace opo

@@ -1,5 +1,6 @@
-// The options of opo bench gemm | memory | decode | step: what this machine does, as ratios in one
-// run. What they do is in bench_gemm.cpp, bench_memory.cpp and bench_model.cpp.
+// The options of opo bench gemm | memory | decode | step | scale: what this machine does, as ratios
+// in one run. What they do is in bench_gemm.cpp, bench_memory.cpp, bench_model.cpp and
+// bench_scale.cpp.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -8,6 +9,7 @@
 
 #include "app/bench.h"
 #include "base/error.h"
+#include "comm/comm.h"
 
 namespace opo {
 namespace {
@@ -40,7 +42,8 @@ void RunBench(const BenchArguments& args, const Bf16& bf16_run, const F32& f32_r
 }  // namespace
 
 void AddBench(CLI::App& app, int&) {
-  CLI::App* bench = app.add_subcommand("bench", "measure this machine: gemm, memory, decode, step");
+  CLI::App* bench =
+      app.add_subcommand("bench", "measure this machine: gemm, memory, decode, step, scale");
   bench->require_subcommand(1);
   auto args = std::make_shared<BenchArguments>();
   const auto add = [&](const char* name, const char* help, bool needs_model) {
@@ -130,6 +133,20 @@ void AddBench(CLI::App& app, int&) {
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   step->add_flag("--ignore-eos", args->ignore_eos, "every sample runs to its end");
+
+  CLI::App* scale =
+      add("scale",
+          "under mpirun -n N: the same step at 1, 2, 4, ... N ranks, each with the same "
+          "work, beside what a model of the network says",
+          true);
+  add_count(scale, "--max-new-tokens", args->max_new_tokens, 1 << 16, new_tokens);
+  add_count(scale, "--prompts", args->prompts, 4096, "prompts of a rank");
+  add_count(scale, "--samples", args->samples, 4096, "samples a prompt");
+  add_count(scale, "--repeats", args->repeats, 100, "the fastest of so many");
+  scale->callback([args] {
+    Comm::World();
+    RunInDtype(*args, BenchScale<bf16>, BenchScale<float>);
+  });
   step->callback([args] { RunBench(*args, BenchStep<bf16>, BenchStep<float>); });
 }
 

@@ -7,7 +7,9 @@
 #include "app/sampling.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/pack.h"
 #include "train/evaluate.h"
+#include "train/exchange.h"
 #include "train/signal_guard.h"
 
 namespace opo {
@@ -78,14 +80,30 @@ class AnswerWriter {
   std::size_t g_ = 0, s_ = 0;  // the next one to write
 };
 
+// The lines of the input at all ranks; the root alone reads it.
+std::vector<JsonLine> SharedLines(const GenerateArguments& args, Comm& comm) {
+  if (args.input.empty()) return {{{{"prompt", args.prompt}}, "--prompt"}};
+  std::vector<JsonLine> lines;
+  if (comm.root()) lines = ReadJsonLines(args.input);
+  if (comm.alone()) return lines;
+  Packer out;
+  for (const JsonLine& line : lines) {
+    out.Put(line.object.dump());
+    out.Put(line.where);
+  }
+  const std::string all = comm.Broadcast(out.Take());
+  lines.clear();
+  for (Unpacker in(all); !in.done();) {
+    const auto object = in.Get<std::string>();
+    lines.push_back({ordered_json::parse(object), in.Get<std::string>()});
+  }
+  return lines;
+}
+
 template <class T>
 void RunGenerate(const GenerateArguments& args) {
-  std::vector<JsonLine> lines;
-  if (args.input.empty()) {
-    lines.push_back({{{"prompt", args.prompt}}, "--prompt"});
-  } else {
-    lines = ReadJsonLines(args.input);
-  }
+  Comm& comm = Comm::World();
+  const std::vector<JsonLine> lines = SharedLines(args, comm);
   if (lines.empty()) Fail(ErrorCode::kInput, "{}: holds no prompts", args.input);
   LoadedModel<T> loaded(args.model.model);
   CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
@@ -116,20 +134,32 @@ void RunGenerate(const GenerateArguments& args) {
     groups[i].sampling = std::move(own);
     answers += n;
   }
-  const bool stream = !args.json && answers == 1;
-  AnswerProgress progress(answers, args.quiet);
+  const bool stream = !args.json && answers == 1 && comm.alone();
+  AnswerProgress progress(CeilDiv(answers, comm.size()), args.quiet || !comm.root());
   AnswerWriter writer(groups, lines, args.json);
-  Generate(loaded.model, loaded.tokenizer, std::span(groups), args.sampling.config,
-           [&](const TokenEvent& event) {
-             if (stream) {
-               std::fwrite(event.text.data(), 1, event.text.size(), stdout);
-               std::fflush(stdout);
-             } else if (event.done) {
-               writer.Done(event);
-             }
-             progress.Add(event);
-           });
+  std::vector<int> owner;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    owner.push_back(static_cast<int>(i) % comm.size());
+  }
+  ShareGroups(comm, groups, owner, [&](std::span<RolloutGroup> own) {
+    Generate(loaded.model, loaded.tokenizer, own, args.sampling.config,
+             [&](const TokenEvent& event) {
+               if (stream) {
+                 std::fwrite(event.text.data(), 1, event.text.size(), stdout);
+                 std::fflush(stdout);
+               } else if (event.done && comm.alone()) {
+                 writer.Done(event);
+               }
+               progress.Add(event);
+             });
+  });
   if (stream) fmt::print("\n");
+  if (comm.alone() || !comm.root()) return;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
+      writer.Done({static_cast<idx>(g), static_cast<idx>(s), 0, {}, true});
+    }
+  }
 }
 
 struct ChatArguments {
@@ -254,6 +284,7 @@ void WritePassRates(const std::string& path, const std::vector<Problem>& problem
 
 template <class T>
 void RunEval(const EvalArguments& args) {
+  Comm& comm = Comm::World();
   LoadedModel<T> loaded(args.model.model);
   CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
             "--logit-bias");
@@ -271,10 +302,12 @@ void RunEval(const EvalArguments& args) {
   EvalSettings settings;
   settings.samples = args.n;
   settings.sampling = args.sampling.config;
-  AnswerProgress progress(static_cast<idx>(problems.size()) * args.n, args.quiet);
+  AnswerProgress progress(CeilDiv(static_cast<idx>(problems.size()) * args.n, comm.size()),
+                          args.quiet || !comm.root());
   settings.on_token = [&](const TokenEvent& event) { progress.Add(event); };
-  const EvalResult result =
-      Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems), reward, settings);
+  const EvalResult result = Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems),
+                                     reward, settings, comm);
+  if (!comm.root()) return;
   if (!args.pass_rates.empty()) WritePassRates(args.pass_rates, problems, result);
   if (args.json) {
     for (const Answer& a : result.answers) {
@@ -320,6 +353,7 @@ void AddGenerate(CLI::App& app, int&) {
     if (args->input.empty() && args->prompt.empty()) {
       Fail(ErrorCode::kUsage, "generate: give --prompt TEXT or --input FILE");
     }
+    Comm::World();
     RunInDtype(*args, RunGenerate<bf16>, RunGenerate<float>);
   });
 }
@@ -361,6 +395,7 @@ void AddEval(CLI::App& app, int&) {
   verb->add_flag("--quiet", args->quiet, "no progress line");
   verb->callback([args] {
     CheckProblemKeys(args->keys);
+    Comm::World();
     RunInDtype(*args, RunEval<bf16>, RunEval<float>);
   });
 }

@@ -1,5 +1,6 @@
 // opo train, opo plan: from a config to a better model.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "app/command.h"
@@ -10,6 +11,7 @@
 #include "train/floor.h"
 #include "train/plan.h"
 #include "train/policy.h"
+#include "train/scale.h"
 #include "train/trainer.h"
 
 namespace opo {
@@ -88,10 +90,29 @@ struct PlanArguments {
   std::vector<std::string> set;
   idx prompt_tokens = 64;
   idx completion_tokens = 0;  // 0: rollout.max_new_tokens
-  idx machines = 1;
-  double net_gbit = 10;
+  idx ranks = 1;
+  std::string net = "10Gbit";
+  double latency_us = 50;
+  double length_cv = 0;
   bool json = false;
 };
+
+// "25Gbit" or "800Mbit", a second.
+double BytesPerSecond(const std::string& net) {
+  std::size_t end = 0;
+  double number = 0;
+  try {
+    number = std::stod(net, &end);
+  } catch (const std::exception&) {
+    end = 0;
+  }
+  const std::string unit = net.substr(end);
+  const double bits = unit == "Gbit" ? 1e9 : unit == "Mbit" ? 1e6 : 0;
+  if (end == 0 || bits == 0 || !(number > 0) || !std::isfinite(number)) {
+    Fail(ErrorCode::kUsage, "--net {}: give a rate such as 25Gbit or 800Mbit", net);
+  }
+  return number * bits / 8;
+}
 
 void RunPlan(const PlanArguments& args) {
   const TrainConfig config = LoadTrainConfig(args.config, args.set);
@@ -134,10 +155,25 @@ void RunPlan(const PlanArguments& args) {
   out["taped_rows"] = plan.taped_rows;
   for (const auto& [name, value] : seconds) out[name] = value;
   out["gemm_rate"] = rate;
-  const double run_hours =
-      ClusterStepSeconds(time, config, args.machines, plan.weights, args.net_gbit * 1e9 / 8) *
-      static_cast<double>(config.train.steps) / 3600;
-  out["machines"] = args.machines;
+  const Network net{args.latency_us * 1e-6, BytesPerSecond(args.net)};
+  const auto ranked = [&](idx ranks, bool weak) {
+    return PlanRankedStep(time, config, model, tokens, ranks, net, args.length_cv, weak);
+  };
+  const RankedStep strong = ranked(args.ranks, false);
+  const RankedStep weak = ranked(args.ranks, true);
+  const double run_hours = strong.total() * static_cast<double>(config.train.steps) / 3600;
+  out["ranks"] = args.ranks;
+  for (const auto& [name, cost] : {std::pair{"ranked", &strong}, {"ranked_weak", &weak}}) {
+    out[name] = {{"total_s", cost->total()},
+                 {"compute_s", cost->compute},
+                 {"imbalance_s", cost->imbalance},
+                 {"rollouts_s", cost->costs.rollouts},
+                 {"reduce_s", cost->costs.reduce - cost->costs.reduce_hidden},
+                 {"share_s", cost->costs.share},
+                 {"bytes", cost->costs.bytes}};
+  }
+  out["efficiency"] = time.total() / (strong.total() * static_cast<double>(args.ranks));
+  out["weak_efficiency"] = time.total() / weak.total();
   out["run_hours"] = run_hours;
   if (args.json) {
     PrintJsonLine(out);
@@ -156,14 +192,21 @@ void RunPlan(const PlanArguments& args) {
       "tape; products at {:.0f} GFLOP/s\n",
       plan.micro_batch_rows, plan.row_bytes >> 10, samples, tokens, plan.taped_rows,
       work.rows_sampled, rate / 1e9);
-  fmt::print("{} steps: {:.4g} hours", config.train.steps, run_hours);
-  if (args.machines > 1) {
-    fmt::print(
-        " on {} machines like this one, joined at {} Gbit/s (a figure to compare with: the program "
-        "runs on one machine so far)",
-        args.machines, args.net_gbit);
+  if (args.ranks > 1) {
+    fmt::print("\n{} ranks, each a machine like this one, joined at {}, {} us:\n", args.ranks,
+               args.net, args.latency_us);
+    fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11}\n", "", "step s", "compute",
+               "imbalance", "rollouts", "gradient", "weights", "efficiency");
+    for (const auto& [name, cost, efficiency] :
+         {std::tuple{"this step, dealt out", &strong, "efficiency"},
+          {"this step at each rank", &weak, "weak_efficiency"}}) {
+      fmt::print("{:<34} {:>9.2f} {:>9.2f} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f} {:>10.0f}%\n", name,
+                 cost->total(), cost->compute, cost->imbalance, cost->costs.rollouts,
+                 cost->costs.reduce - cost->costs.reduce_hidden, cost->costs.share,
+                 100 * out[efficiency].get<double>());
+    }
   }
-  fmt::print("\n");
+  fmt::print("{} steps: {:.4g} hours\n", config.train.steps, run_hours);
 }
 
 }  // namespace
@@ -198,11 +241,18 @@ void AddPlan(CLI::App& app, int&) {
                    "tokens of a sample; 0: rollout.max_new_tokens, the longest step")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  verb->add_option("--machines", args->machines, "machines like this one that share the prompts")
+  verb->add_option("--ranks", args->ranks,
+                   "ranks that share the prompts, a machine like this one each")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  verb->add_option("--net-gbit", args->net_gbit, "Gbit/s that each of them sends and receives")
-      ->check(CLI::PositiveNumber)
+  verb->add_option("--net", args->net, "what each sends and receives at a time: 25Gbit, 800Mbit")
+      ->capture_default_str();
+  verb->add_option("--latency-us", args->latency_us, "microseconds of a small message")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb->add_option("--length-cv", args->length_cv,
+                   "how much answers differ in length: standard deviation by mean")
+      ->check(CLI::Range(0.0, 10.0))
       ->capture_default_str();
   verb->add_flag("--json", args->json, "an object on stdout");
   verb->callback([args] { RunPlan(*args); });

@@ -1,11 +1,13 @@
 #include "app/command.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "comm/comm.h"
 
 namespace opo {
 
@@ -24,7 +26,8 @@ void ModelOptions::Add(CLI::App& app, bool required) {
 
 void ModelOptions::Apply() const {
   SelectIsa(isa);
-  SetNumThreads(threads);
+  const int sharing = Comm::Joined() ? Comm::World().sharing_cpus() : 1;
+  SetNumThreads(threads > 0 ? threads : std::max(1, AllowedCpus() / sharing));
 }
 
 std::vector<JsonLine> ReadJsonLines(const std::string& path) {

@@ -38,6 +38,18 @@ int main(int argc, char** argv) {
     if (opo::Comm::LauncherRank() == 0) std::fprintf(stderr, "opo: %s\n", message.c_str());
     return static_cast<int>(code);
   };
+  // What a verb that is made for one process does when a launcher starts it many times.
+  app.parse_complete_callback([&app] {
+    const int ranks = opo::Comm::LauncherSize();
+    if (ranks == 1 || app.get_subcommands().empty()) return;
+    const std::string verb = app.get_subcommands().front()->get_name();
+    for (const char* shared : {"train", "eval", "generate", "replay"}) {
+      if (verb == shared) return;
+    }
+    if (verb == "bench" && app.get_subcommands().front()->got_subcommand("scale")) return;
+    opo::Fail(opo::ErrorCode::kUsage,
+              "{}: runs as one process, and {} were started; leave out the launcher", verb, ranks);
+  });
   try {
     app.parse(argc, argv);
     std::fflush(stdout);

@@ -105,6 +105,15 @@ Comm::Comm(int wanted) {
 
 Comm::~Comm() = default;
 
+Comm Comm::First(int ranks) const {
+  Comm first(1);
+  first.rank_ = rank_;
+  first.size_ = ranks;
+  first.hosts_ = hosts_;
+  first.mpi_ = mpi_;
+  return first;
+}
+
 void Comm::Send(int to, int tag, const void* data, idx bytes) {
   OPO_CHECK(mpi_ != nullptr && to != rank_);
   mpi_->Send(to, tag, data, bytes);

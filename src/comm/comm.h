@@ -36,9 +36,12 @@ class Comm {
   // How many processes the launcher started; 1 without one.
   static int LauncherSize();
 
-  Comm(const Comm&) = delete;
-  Comm& operator=(const Comm&) = delete;
-  ~Comm();  // leaves in peace: the others are not alarmed
+  // The first `ranks` of these, for measuring: what is left of the ranks keeps out of it.
+  Comm First(int ranks) const;
+
+  Comm(Comm&&) = default;
+  Comm& operator=(Comm&&) = delete;
+  ~Comm();
 
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -89,7 +92,7 @@ class Comm {
   int sharing_memory_ = 1;
   std::vector<std::string> hosts_;
   Traffic traffic_;
-  std::unique_ptr<Mpi> mpi_;  // null where there is one rank
+  std::shared_ptr<Mpi> mpi_;  // null where there is one rank
 };
 
 }  // namespace opo

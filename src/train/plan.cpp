@@ -230,7 +230,7 @@ idx Packed(const LinearShape& linear, const ModelConfig& m, idx bytes) {
 }
 
 template <class T>
-MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_tokens) {
+MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_tokens, idx ranks) {
   constexpr idx kBytes = sizeof(T);
   const Sizes<T> sizes(m);
   const idx slab = SlabLayout(m).size * 4;
@@ -238,10 +238,12 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   MemoryPlan plan;
   plan.process = kProcessBytes;
   plan.weights = slab;
-  plan.optimizer = config.train.moments == "bf16" ? slab : 2 * slab;
+  plan.optimizer = (config.train.moments == "bf16" ? slab : 2 * slab) / ranks;
+  // Of a rank's shards one slab a level of their tree, and of the others' sums its own part.
+  const idx own_shards = CeilDiv(NumShards(config), ranks);
   idx levels = 0;
-  for (idx s = NumShards(config); s > 1; s = (s + 1) / 2) ++levels;
-  plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0));
+  for (idx s = own_shards; s > 1; s = (s + 1) / 2) ++levels;
+  plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0)) + slab / ranks * (ranks - 1);
   const LayerShapes shapes(m);
   idx layers = 0;
   for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
@@ -297,9 +299,10 @@ StepShape::StepShape(const TrainConfig& config, idx prompt_tokens, idx completio
       shared(std::max<idx>(0, prompt_tokens - 1)),
       tokens(std::max<idx>(1, completion_tokens)) {}
 
-MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens) {
-  return config.model.dtype == "f32" ? PlanFor<float>(config, model, prompt_tokens)
-                                     : PlanFor<bf16>(config, model, prompt_tokens);
+MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+                      idx ranks) {
+  return config.model.dtype == "f32" ? PlanFor<float>(config, model, prompt_tokens, ranks)
+                                     : PlanFor<bf16>(config, model, prompt_tokens, ranks);
 }
 
 MemoryPlan PlanStepMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,

@@ -50,7 +50,9 @@ struct MemoryPlan {
 // For prompts of `prompt_tokens`. Throws Error(kUsage) where the budget cannot hold one unit, even
 // layer by layer, saying what would. The parts are those of the longest step: every sample of
 // rollout.max_new_tokens.
-MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens);
+// Of `ranks` that share the step, for one of them.
+MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+                      idx ranks = 1);
 
 // The same budgets, and the parts for samples of `completion_tokens`.
 MemoryPlan PlanStepMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
@@ -67,12 +69,6 @@ struct StepTimePlan {
   double update = 0;    // gradient norm, AdamW, packing
   double total() const { return prefill + decode + recheck + forward + head + backward + update; }
 };
-
-// Seconds of a step on several machines like this one, each with its share of the prompts: the
-// gradient goes in and out of each once, at `net` bytes a second, and every machine takes the
-// optimizer step. A figure to compare with: the program runs on one machine so far.
-double ClusterStepSeconds(const StepTimePlan& time, const TrainConfig& config, idx machines,
-                          idx gradient_bytes, double net);
 
 // Measures sampler, learner and optimizer in this process, on random weights of the model's shape
 // but of one and of three layers, and scales to a step of `completion_tokens` a sample. Takes some

@@ -327,16 +327,6 @@ class StepTimer {
 
 }  // namespace
 
-double ClusterStepSeconds(const StepTimePlan& time, const TrainConfig& config, idx machines,
-                          idx gradient_bytes, double net) {
-  if (machines == 1) return time.total();
-  const idx prompts = config.rollout.prompts;
-  const double share = static_cast<double>(CeilDiv(prompts, std::min(machines, prompts))) /
-                       static_cast<double>(prompts);
-  return (time.total() - time.update) * share + time.update +
-         2 * static_cast<double>(gradient_bytes) / net;
-}
-
 StepTimePlan PlanStepTime(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
                           idx completion_tokens, const MemoryPlan& plan) {
   const StepShape step(config, prompt_tokens, completion_tokens);

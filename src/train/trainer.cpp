@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <filesystem>
+#include <numeric>
 #include <optional>
 
 #include "base/clock.h"
@@ -75,8 +76,8 @@ class Trainer {
     idx step = Open();
     model_ = std::make_unique<Transformer<T>>(*packed_);
     // What prompts will be like is not known yet: as long as they may be, up to a usual length.
-    const MemoryPlan plan =
-        PlanMemory(config_, weights_.config, std::min<idx>(config_.data.prompt_limit, 64));
+    const MemoryPlan plan = PlanMemory(config_, weights_.config,
+                                       std::min<idx>(config_.data.prompt_limit, 64), comm_.size());
     tape_.max_bytes = plan.tape_budget;
     updater_ = std::make_unique<Updater<T>>(
         typename Updater<T>::Parts{config_, weights_, optimizer_, *packed_, *model_, tape_, comm_},
@@ -236,8 +237,29 @@ class Trainer {
     metrics["critic/baseline/mean"] = baselines.mean();
   }
 
+  // How the work fell to the ranks, and what their messages took.
+  void PutRankMetrics(const std::vector<RolloutGroup>& groups, const Comm::Traffic& before,
+                      ordered_json& metrics) const {
+    if (comm_.alone()) return;
+    std::vector<idx> rows(static_cast<std::size_t>(comm_.size()));
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      const int rank = collector_->deal().RankOf(ShardOf(config_, static_cast<idx>(g)));
+      rows[static_cast<std::size_t>(rank)] += static_cast<idx>(groups[g].prompt.size()) - 1;
+      for (const Rollout& r : groups[g].rollouts) {
+        rows[static_cast<std::size_t>(rank)] += r.length();
+      }
+    }
+    const double most = static_cast<double>(*std::max_element(rows.begin(), rows.end()));
+    const double all = static_cast<double>(std::accumulate(rows.begin(), rows.end(), idx{0}));
+    metrics["ranks/count"] = comm_.size();
+    metrics["ranks/balance"] = all / (most * static_cast<double>(comm_.size()));
+    metrics["ranks/bytes_sent"] = comm_.traffic().bytes - before.bytes;
+    metrics["timing_s/wait"] = comm_.traffic().wait_s - before.wait_s;
+  }
+
   ordered_json Step(idx step) {
     const double step_start = Seconds();
+    const Comm::Traffic traffic = comm_.traffic();
     ordered_json metrics;
     metrics["training/global_step"] = step;
     metrics["training/epoch"] =
@@ -263,7 +285,9 @@ class Trainer {
     metrics["timing_s/update_actor"] = learn_end - learn_start;
     metrics["timing_s/step"] = learn_end - step_start;
     metrics["step_time"] = learn_end - step_start;
-    PutPerformanceMetrics(weights_.config, groups, learned, gemm_rate_, metrics);
+    PutPerformanceMetrics(weights_.config, groups, learned,
+                          gemm_rate_ * static_cast<double>(comm_.size()), metrics);
+    PutRankMetrics(groups, traffic, metrics);
 
     if (config_.eval.every > 0 && step % config_.eval.every == 0 && !eval_problems_.empty()) {
       const double start = Seconds();
