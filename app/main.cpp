@@ -4,6 +4,7 @@
 
 #include "app/command.h"
 #include "base/error.h"
+#include "base/fault.h"
 
 int main(int argc, char** argv) {
   CLI::App app{"opo: RL post-training of language models, exactly on policy, on CPUs"};
@@ -32,6 +33,7 @@ int main(int argc, char** argv) {
   opo::AddDoctor(app, exit_code);
   opo::AddBench(app, exit_code);
   try {
+    opo::SetFaultsFromEnvironment();
     app.parse(argc, argv);
     std::fflush(stdout);
     return exit_code;
