@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
       "`opo VERB --help` explains a verb; `opo train --print-config` lists every setting.");
   int exit_code = 0;
   opo::AddTrain(app, exit_code);
+  opo::AddReplay(app, exit_code);
   opo::AddEval(app, exit_code);
   opo::AddGenerate(app, exit_code);
   opo::AddChat(app, exit_code);

@@ -1,7 +1,5 @@
 #include "train/evaluate.h"
 
-#include <limits>
-
 #include "base/error.h"
 
 namespace opo {
@@ -18,7 +16,7 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
     groups[i].rollouts.resize(static_cast<std::size_t>(settings.samples));
   }
   SamplingConfig sampling = settings.sampling;
-  sampling.step = std::numeric_limits<std::uint64_t>::max();
+  sampling.step = kEvaluationStep;
   Generate(model, tokenizer, groups, sampling, settings.on_token);
   ScoreGroups(groups, problems, prompts, reward, settings.place);
   EvalResult result;

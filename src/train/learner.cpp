@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "base/rng.h"
+#include "model/seals.h"
 
 namespace opo {
 namespace {
@@ -32,6 +33,10 @@ void LearnResult::Add(const LearnResult& other) {
   kl_sum += other.kl_sum;
   compared_tokens += other.compared_tokens;
   mismatched_tokens += other.mismatched_tokens;
+  if (mismatched_rollout == nullptr) {
+    mismatched_rollout = other.mismatched_rollout;
+    mismatched_token = other.mismatched_token;
+  }
   logprob_diff_max = std::max(logprob_diff_max, other.logprob_diff_max);
   micro_batches += other.micro_batches;
   rows_forward += other.rows_forward;
@@ -146,7 +151,9 @@ LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFu
     if (HasGradient(g)) {
       groups.push_back(g);
     } else if (tape != nullptr && g.tape_group >= 0) {
-      tape->groups[static_cast<std::size_t>(g.tape_group)] = {};
+      auto& taped = tape->groups[static_cast<std::size_t>(g.tape_group)];
+      CheckTaped(taped, g);
+      taped = {};
     }
   }
   LearnResult result;
@@ -229,6 +236,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
         open_->grad.dv = Buffer<float>(model.num_layers * unit.prefix_rows * kv_width);
         if (taped != nullptr && taped->prefix.record() != Record::kNone) {
           open_->prefix = &taped->prefix;
+          CheckTaped(taped->prefix, learn, -1);
         } else {
           open_->recomputed = Segment<T>(&model_.pool());
           open_->prefix = &open_->recomputed;
@@ -250,6 +258,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
           taped == nullptr ? nullptr : &taped->samples[static_cast<std::size_t>(s)];
       if (segment != nullptr && segment->record() != Record::kNone) {
         OPO_CHECK(segment->length() == count);
+        CheckTaped(*segment, learn, s);
         taped_samples.push_back(segment);
       } else {
         micro.segments.emplace_back(&model_.pool());
@@ -358,6 +367,10 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       ++result.compared_tokens;
       if (std::bit_cast<std::uint32_t>(sampled) != std::bit_cast<std::uint32_t>(out.policy)) {
         ++result.mismatched_tokens;
+        if (result.mismatched_rollout == nullptr) {
+          result.mismatched_rollout = target.rollout;
+          result.mismatched_token = target.token;
+        }
       }
       const double difference = static_cast<double>(sampled) - static_cast<double>(out.policy);
       result.logprob_diff_max = std::max(result.logprob_diff_max, std::abs(difference));
@@ -390,6 +403,26 @@ void Learner<T>::AddLookup(std::span<const TokenId> tokens, std::span<const Grad
     sum.resize(d);
     const float* dx = dresidual_.data() + static_cast<idx>(r) * model_.ld();
     for (std::size_t i = 0; i < d; ++i) sum[i] += dx[i];
+  }
+}
+
+template <class T>
+void Learner<T>::CheckTaped(const Segment<T>& taped, const LearnGroup& group, idx sample) const {
+  const auto check = [&](const std::optional<Flaw>& flaw, const char* what) {
+    if (!flaw.has_value()) return;
+    Fail(ErrorCode::kExactness, "{}, layer {}: {} changed in memory after the sampler wrote it: {}",
+         PlaceOf(*group.group, group.tape_group, sample, flaw->row), flaw->layer, what,
+         kContractBroken);
+  };
+  check(FindFlawInRecords(taped, model_.pool().activations()), "its record on the tape");
+  check(FindFlawInPages(taped, model_.config()), "its key or value");
+}
+
+template <class T>
+void Learner<T>::CheckTaped(const typename Tape<T>::Group& taped, const LearnGroup& group) const {
+  CheckTaped(taped.prefix, group, -1);
+  for (std::size_t s = 0; s < taped.samples.size(); ++s) {
+    CheckTaped(taped.samples[s], group, static_cast<idx>(s));
   }
 }
 
@@ -427,6 +460,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
     const Segment<T>* taped;
     Segment<T>* again;
     idx first;
+    std::size_t group, sample;
   };
   std::deque<Segment<T>> segments;
   std::map<std::size_t, Segment<T>*> prefixes;  // by group
@@ -466,7 +500,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
     run.count = count;
     run.record = Record::kAll;
     runs.push_back(run);
-    windows.push_back({c.taped, run.segment, first});
+    windows.push_back({c.taped, run.segment, first, c.group, c.sample});
   }
   model_.Forward(runs, nullptr);
 
@@ -474,7 +508,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
   const ActivationLayout<T>& at = model_.pool().activations();
   const idx num_layers = model_.config().num_layers;
   for (std::size_t i = 0; i < windows.size(); ++i) {
-    const auto& [taped, again, first] = windows[i];
+    const auto& [taped, again, first, g, s] = windows[i];
     const bool outputs = runs[i].outputs;
     const auto kept = static_cast<std::size_t>(outputs ? at.kept_bytes : at.final);
     // In the last layer a prompt's rows end before attention.
@@ -484,7 +518,11 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
       const bool same =
           std::memcmp(taped->Kept(r, 0), again->Kept(r, 0), kept) == 0 &&
           std::memcmp(taped->Rest(r, 0), again->Rest(r, 0), static_cast<std::size_t>(rest)) == 0;
-      result.mismatched += same ? 0 : 1;
+      if (same) continue;
+      if (result.mismatched++ == 0) {
+        result.place = PlaceOf(groups[g], static_cast<idx>(g),
+                               s == kPrompt ? idx{-1} : static_cast<idx>(s), r);
+      }
     }
   }
   return result;

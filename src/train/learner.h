@@ -46,6 +46,9 @@ struct LearnResult {
   idx compared_tokens = 0;  // E1
   idx mismatched_tokens = 0;
   double logprob_diff_max = 0;
+  // The first of them: a rollout of the groups that were given, and which of its tokens.
+  const Rollout* mismatched_rollout = nullptr;
+  idx mismatched_token = 0;
   idx micro_batches = 0;
   idx rows_forward = 0;  // prompt rows and sample rows that were run forward again
   idx rows_learned = 0;  // all rows of the backward pass
@@ -81,7 +84,8 @@ class Learner {
 
   // Adds to `grad` (a slab) the gradient of sum over tokens of weight * loss. Groups without any
   // gradient are skipped. The groups' part of the tape is used up. Throws Error(kUsage) where one
-  // unit exceeds the memory budget even layer by layer, saying how much it needs.
+  // unit exceeds the memory budget even layer by layer, saying how much it needs, and
+  // Error(kExactness), naming the place, where the tape is no longer what the sampler wrote.
   LearnResult Accumulate(std::span<const LearnGroup> groups, const LossFunction& loss, float* grad,
                          Tape<T>* tape = nullptr);
 
@@ -93,6 +97,7 @@ class Learner {
   // of the rows before a window are the tape's own.
   struct RecheckResult {
     idx rows = 0, mismatched = 0;
+    std::string place;  // of the first that differs
   };
   RecheckResult Recheck(std::span<const RolloutGroup> groups, const Tape<T>& tape,
                         std::uint64_t seed, std::uint64_t step, idx max_rows);
@@ -115,6 +120,9 @@ class Learner {
                      const LossFunction& loss, float* grad, Tape<T>* tape, LearnResult& result);
   void Head(std::span<const LearnGroup> groups, MicroBatch& micro, const LossFunction* loss,
             float* grad, LearnResult& result);
+  // Throws Error(kExactness) where a segment of the tape differs from its seals.
+  void CheckTaped(const Segment<T>& taped, const LearnGroup& group, idx sample) const;
+  void CheckTaped(const typename Tape<T>::Group& taped, const LearnGroup& group) const;
   void AddLookup(std::span<const TokenId> tokens, std::span<const GradRow<T>> rows);
 
   Transformer<T>& model_;

@@ -66,17 +66,42 @@ MeanAndStd Summary(std::span<const double> values) {
 }  // namespace
 
 RewardJournal::RewardJournal(const std::string& run_dir, idx last_step, bool resume)
-    : path_(run_dir + "/rewards.jsonl"), file_(path_, [&](const ordered_json& line) {
-        if (!resume) return false;
-        try {
-          auto [key, result] = ReadLine(line);
-          if (key.step >= last_step) kept_.insert_or_assign(std::move(key), std::move(result));
-        } catch (const ordered_json::exception& error) {
-          Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
-               error.what());
-        }
-        return true;
+    : path_(run_dir + "/rewards.jsonl"), file_(std::in_place, path_, [&](const ordered_json& line) {
+        return resume && Take(line, last_step);
       }) {}
+
+RewardJournal::RewardJournal(const std::string& run_dir, idx first_step)
+    : path_(run_dir + "/rewards.jsonl") {
+  for (const ordered_json& line : ReadLines(path_)) Take(line, first_step);
+}
+
+bool RewardJournal::Take(const ordered_json& line, idx first_step) {
+  try {
+    auto [key, result] = ReadLine(line);
+    if (key.step >= first_step) kept_.insert_or_assign(std::move(key), std::move(result));
+  } catch (const ordered_json::exception& error) {
+    Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
+         error.what());
+  }
+  return true;
+}
+
+const RewardResult& RewardJournal::Need(const Key& key, const std::string& place) const {
+  if (const RewardResult* known = Find(key)) return *known;
+  Key any = key;
+  any.digest.clear();  // which comes last in the order of keys
+  const auto next = kept_.lower_bound(any);
+  any.digest = next == kept_.end() ? "" : next->first.digest;
+  if (next != kept_.end() && next->first == any) {
+    Fail(ErrorCode::kExactness,
+         "step {}: {}: the rollouts differ: this is not the answer that {} has a reward of",
+         key.step, place, path_);
+  }
+  Fail(ErrorCode::kInput,
+       "{}: there is no reward \"{}\" of step {}, answer {} ({}); a replay asks no judge, so the "
+       "file must be whole",
+       path_, key.term, key.step, key.answer, place);
+}
 
 const RewardResult* RewardJournal::Find(const Key& key) const {
   const auto it = kept_.find(key);
@@ -84,7 +109,7 @@ const RewardResult* RewardJournal::Find(const Key& key) const {
 }
 
 void RewardJournal::Write(const Key& key, const RewardResult& result) {
-  file_.Append(LineOf(key, result));
+  file_->Append(LineOf(key, result));
 }
 
 void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> problems,
@@ -92,6 +117,7 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
   std::vector<std::string> texts;  // one a group; outlives the queries
   std::vector<RewardQuery> queries;
   std::vector<Rollout*> rollouts;
+  std::vector<std::string> names;  // of the answers, for a replay's errors
   texts.reserve(groups.size());
   for (RolloutGroup& group : groups) {
     const Problem& problem = problems[static_cast<std::size_t>(group.problem)];
@@ -99,6 +125,8 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
     for (Rollout& rollout : group.rollouts) {
       queries.push_back({problem, texts.back(), rollout.text, rollout.tokens, rollout.finish});
       rollouts.push_back(&rollout);
+      names.push_back(fmt::format("prompt {} (problem {}), sample {}", &group - groups.data(),
+                                  group.problem, &rollout - group.rollouts.data()));
     }
   }
   std::vector<RewardScores> scores(queries.size());
@@ -112,7 +140,11 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
       scores[i].terms.resize(rewards.size());
       for (std::size_t t = 0; t < rewards.size(); ++t) {
         keys[i].term = rewards.name(t);
-        if (const RewardResult* known = place.journal->Find(keys[i])) scores[i].terms[t] = *known;
+        if (place.journal->replays()) {
+          scores[i].terms[t] = place.journal->Need(keys[i], names[i]);
+        } else if (const RewardResult* known = place.journal->Find(keys[i])) {
+          scores[i].terms[t] = *known;
+        }
       }
     }
   }

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -22,6 +23,9 @@ class RewardJournal {
   // Continues behind what is there, of which it keeps in mind the lines from `last_step` on; or
   // starts anew (`resume` false).
   RewardJournal(const std::string& run_dir, idx last_step, bool resume);
+  // Of a replay, which reads the rewards of the steps from `first_step` on and writes nothing.
+  RewardJournal(const std::string& run_dir, idx first_step);
+  bool replays() const { return !file_.has_value(); }
 
   struct Key {
     idx step = 0;
@@ -32,12 +36,17 @@ class RewardJournal {
     auto operator<=>(const Key&) const = default;
   };
   const RewardResult* Find(const Key& key) const;
+  // Of a replay: throws for a result that is not there. Error(kExactness) where the journal knows
+  // the answer by another text, and Error(kInput) where it does not know it at all. `place` is what
+  // the message calls it.
+  const RewardResult& Need(const Key& key, const std::string& place) const;
   void Write(const Key& key, const RewardResult& result);
 
  private:
   std::string path_;
   std::map<Key, RewardResult> kept_;
-  LineFile file_;  // made last: reading it fills kept_
+  bool Take(const nlohmann::ordered_json& line, idx first_step);
+  std::optional<LineFile> file_;  // made last: reading it fills kept_
 };
 
 // Where the rewards of a call stand in the journal; answers are numbered from `first_answer`.

@@ -43,7 +43,7 @@ class Trainer {
         weights_(PolicyWeights(config, tokenizer_)),
         optimizer_(weights_.layout, config.train),
         prompts_(tokenizer_, config.data.system),
-        rewards_(RewardTerms(config)),
+        rewards_(RewardTerms(config), !options.replays()),
         algorithm_(FindAlgorithm(config.algorithm.name)),
         folder_(config.run.dir) {
     if (tokenizer_.vocab_size() > weights_.config.vocab_size) {
@@ -78,8 +78,13 @@ class Trainer {
         typename Updater<T>::Parts{config_, weights_, optimizer_, *packed_, *model_, tape_},
         plan.micro_batch_budget);
     gemm_rate_ = MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
-    log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
-    journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume);
+    if (options_.replays()) {
+      journal_ = std::make_unique<RewardJournal>(dir, step);
+    } else {
+      log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
+      journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume);
+    }
+    if (options_.on_begin) options_.on_begin(step);
     collector_ = std::make_unique<Collector<T>>(
         typename Collector<T>::Parts{config_, *model_, tokenizer_, prompts_, train_problems_,
                                      *order_, rewards_, *journal_, tape_},
@@ -87,10 +92,12 @@ class Trainer {
 
     if (options_.final_eval && !eval_problems_.empty()) result.before = Eval(step);
     {
-      Progress progress(config_.train.steps, "step", step);
-      for (bool stop = signals.caught() != 0; !stop && step < config_.train.steps;) {
+      const idx last = options_.replays() ? options_.replay_to : config_.train.steps;
+      Progress progress(last, "step", step);
+      for (bool stop = signals.caught() != 0; !stop && step < last;) {
         ++step;
         const ordered_json metrics = Step(step);
+        if (options_.on_step) options_.on_step(metrics);
         result.reward = metrics.at("critic/score/mean").get<double>();
         if (options_.progress) {
           progress.Update(
@@ -101,7 +108,8 @@ class Trainer {
         }
         stop = signals.caught() != 0;  // asked once: what it decides must not change below
         const bool due = config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0;
-        if (due || stop || step == config_.train.steps) Save(step);
+        if (options_.replays()) continue;
+        if (due || stop || step == last) Save(step);
       }
     }
     result.signal = signals.caught();
@@ -133,17 +141,25 @@ class Trainer {
   // Makes or continues the run's folder; returns the steps already taken.
   idx Open() {
     initial_digest_ = weights_.DigestHex();
-    if (config_.monitor.kl_every > 0) {
+    if (config_.monitor.kl_every > 0 && !options_.replays()) {
       const bool shared = BeginsAsItsBase(config_, weights_.config);
       if (!shared) reference_ = std::make_unique<PackedWeights<T>>(weights_, false);
       reference_model_ = std::make_unique<Transformer<T>>(shared ? *packed_ : *reference_, !shared);
     }
-    if (!options_.resume) {
+    if (!options_.resume && !options_.replays()) {
       folder_.Begin(PrintTrainConfig(config_), Manifest());
       return 0;
     }
-    folder_.Continue(Manifest());
-    const auto kept = folder_.Load(weights_, optimizer_);
+    std::optional<RunFolder::State> kept;
+    if (options_.replays()) {
+      ordered_json manifest = Manifest();
+      manifest.erase("isa");  // the name is free where the fingerprint is the same
+      folder_.Compare(manifest);
+      kept = folder_.Load(weights_, optimizer_, options_.replay_from);
+    } else {
+      folder_.Continue(Manifest());
+      kept = folder_.Load(weights_, optimizer_);
+    }
     if (!kept.has_value()) return 0;
     packed_->Update(weights_);
     // Checkpoints from before there was dynamic sampling do not name it.
@@ -213,7 +229,10 @@ class Trainer {
     metrics["training/global_step"] = step;
     metrics["training/epoch"] =
         static_cast<double>(collector_->position()) / static_cast<double>(train_problems_.size());
+    updater_->FlipPacked("packed");
     std::vector<RolloutGroup> groups = collector_->Collect(step, metrics);
+    updater_->FlipPacked("packed_learn");
+    updater_->FlipSampled(groups);
     const double recheck_start = Seconds();
     updater_->Recheck(step, groups, metrics);
     const double recheck_end = Seconds();
@@ -235,6 +254,7 @@ class Trainer {
     metrics["timing_s/step"] = learn_end - step_start;
     metrics["step_time"] = learn_end - step_start;
     PutPerformanceMetrics(weights_.config, groups, learned, gemm_rate_, metrics);
+    if (options_.replays()) return metrics;
 
     if (config_.eval.every > 0 && step % config_.eval.every == 0 && !eval_problems_.empty()) {
       const double start = Seconds();
@@ -252,6 +272,7 @@ class Trainer {
 
   void KlToStart(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
     if (config_.monitor.kl_every <= 0 || step % config_.monitor.kl_every != 0) return;
+    if (options_.replays()) return;  // it changes nothing
     std::vector<RolloutGroup> scored = groups;
     Score(*reference_model_, std::span<RolloutGroup>(scored),
           TrainingSampling(config_, step).inv_temperature());
@@ -323,7 +344,7 @@ class Trainer {
 }  // namespace
 
 TrainResult Train(const TrainConfig& config, const TrainOptions& options) {
-  ValidateTrainConfig(config);
+  ValidateTrainConfig(config, !options.replays());
   SelectIsa(config.run.isa);
   SetNumThreads(static_cast<int>(config.run.threads));
   if (config.model.dtype == "f32") return Trainer<float>(config, options).Run();

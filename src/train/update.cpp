@@ -5,6 +5,9 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
+#include "base/hash.h"
+#include "model/seals.h"
 #include "train/collect.h"
 #include "train/shard_tree.h"
 
@@ -30,6 +33,26 @@ LossFunction LossOf(const AlgorithmConfig& algorithm, idx updates) {
   };
 }
 
+// ", first at prompt 3 ..."
+std::string FirstMismatch(std::span<const RolloutGroup> groups, const LearnResult& result) {
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
+      if (&groups[g].rollouts[s] != result.mismatched_rollout) continue;
+      return ", first at " +
+             PlaceOf(groups[g], static_cast<idx>(g), static_cast<idx>(s), result.mismatched_token);
+    }
+  }
+  return "";
+}
+
+// Of a step's updates one after the other.
+void PutGradientDigest(const Buffer<float>& grad, ordered_json& metrics) {
+  const std::string digest = SlabDigest(grad.span());
+  const auto before = metrics.find("exact/gradient_digest");
+  metrics["exact/gradient_digest"] =
+      before == metrics.end() ? digest : HexDigest(before->get<std::string>() + digest);
+}
+
 }  // namespace
 
 template <class T>
@@ -37,6 +60,33 @@ Updater<T>::Updater(const Parts& parts, idx micro_batch_bytes)
     : parts_(parts),
       learner_(parts.model, parts.weights.layout, LearnerSettings(parts.config, micro_batch_bytes)),
       grad_(parts.weights.layout.size) {}
+
+template <class T>
+void Updater<T>::FlipPacked(const char* target) {
+  if (!FaultsArmed()) return;
+  if (const auto fault = FaultAt("flip", target)) {
+    *parts_.packed.ByteAt(fault->index) ^= static_cast<std::byte>(1 << fault->bit % 8);
+  }
+}
+
+template <class T>
+void Updater<T>::FlipSampled(std::span<RolloutGroup> groups) {
+  if (!FaultsArmed()) return;
+  for (RolloutGroup& group : groups) {
+    for (Rollout& rollout : group.rollouts) CorruptNumbers("logprob", std::span(rollout.logprobs));
+  }
+  const auto flip = [&](const Segment<T>& segment) {
+    if (segment.record() == Record::kNone) return;
+    const auto fault = FaultAt("flip", "tape");
+    if (!fault.has_value()) return;
+    *RecordByteAt(segment, parts_.model.pool().activations(), fault->index) ^=
+        static_cast<std::byte>(1 << fault->bit % 8);
+  };
+  for (const auto& group : parts_.tape.groups) {
+    flip(group.prefix);
+    for (const Segment<T>& sample : group.samples) flip(sample);
+  }
+}
 
 template <class T>
 void Updater<T>::Recheck(idx step, std::span<const RolloutGroup> groups, ordered_json& metrics) {
@@ -47,11 +97,11 @@ void Updater<T>::Recheck(idx step, std::span<const RolloutGroup> groups, ordered
   metrics["exact/rechecked_rows"] = result.rows;
   metrics["exact/mismatched_rows"] = result.mismatched;
   if (result.mismatched == 0) return;
+  CheckPacked(step);
   Fail(ErrorCode::kExactness,
-       "step {}: {} of {} rows of the tape differ from what the learner computes: the exactness "
-       "contract is broken; the weights were not changed. run.tape_mb = 0 does without the tape; "
-       "`opo doctor` checks this machine",
-       step, result.mismatched, result.rows);
+       "step {}: {} of {} rows of the tape differ from what the learner computes, first {}: {}. "
+       "run.tape_mb = 0 does without the tape",
+       step, result.mismatched, result.rows, result.place, kContractBroken);
 }
 
 template <class T>
@@ -105,12 +155,17 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups,
   ShardTree tree(parts_.weights.layout.size);
   ZeroSlab(grad_);
   for (const auto& shard : shards) {
-    sum.Add(learner_.Accumulate(shard, loss, grad_.data(), &parts_.tape));
+    sum.Add(Accumulate(step, shard, loss));
     if (shards.size() > 1) tree.Push(grad_);
   }
   if (shards.size() > 1) tree.Join(grad_);
   parts_.tape.Clear();  // the weights change now
-  if (update == 0) CheckExact(step, groups.front(), sum);
+  const double check_start = Seconds();
+  CheckPacked(step);
+  if (update == 0) CheckExact(step, groups, sum);
+  CheckSeals(step, groups);
+  PutGradientDigest(grad_, metrics);
+  metrics["timing_s/check"] = metrics.value("timing_s/check", 0.0) + Seconds() - check_start;
 
   const double norm = GradientNorm(grad_);
   if (!std::isfinite(norm) || !std::isfinite(sum.loss)) {
@@ -132,20 +187,55 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups,
 }
 
 template <class T>
-void Updater<T>::CheckExact(idx step, const RolloutGroup& group, LearnResult& result) {
+LearnResult Updater<T>::Accumulate(idx step, std::span<const LearnGroup> groups,
+                                   const LossFunction& loss) {
+  try {
+    return learner_.Accumulate(groups, loss, grad_.data(), &parts_.tape);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kExactness) throw;
+    Fail(ErrorCode::kExactness, "step {}: {}", step, error.what());
+  }
+}
+
+template <class T>
+void Updater<T>::CheckPacked(idx step) const {
+  const std::string flaw = parts_.packed.FindFlaw();
+  if (flaw.empty()) return;
+  Fail(ErrorCode::kExactness,
+       "step {}: the packed weights changed in memory after they were packed: {}: {}", step, flaw,
+       kContractBroken);
+}
+
+template <class T>
+void Updater<T>::CheckSeals(idx step, std::span<const RolloutGroup> groups) {
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
+      const idx token = FirstBrokenToken(groups[g].rollouts[s]);
+      if (token < 0) continue;
+      Fail(ErrorCode::kExactness,
+           "step {}: {}: the token, or a number of it, changed in memory after it was sampled: {}",
+           step, PlaceOf(groups[g], static_cast<idx>(g), static_cast<idx>(s), token),
+           kContractBroken);
+    }
+  }
+}
+
+template <class T>
+void Updater<T>::CheckExact(idx step, std::span<const RolloutGroup> groups, LearnResult& result) {
   if (result.compared_tokens == 0) {
     // No group has a gradient: compare one all the same, before momentum moves the weights.
-    const LearnResult check = learner_.Compare(group);
+    const LearnResult check = learner_.Compare(groups.front());
     result.compared_tokens = check.compared_tokens;
     result.mismatched_tokens = check.mismatched_tokens;
+    result.mismatched_rollout = check.mismatched_rollout;
+    result.mismatched_token = check.mismatched_token;
     result.logprob_diff_max = check.logprob_diff_max;
   }
   if (result.mismatched_tokens == 0 && result.compared_tokens > 0) return;
   Fail(ErrorCode::kExactness,
-       "step {}: {} of {} log-probs differ between sampler and learner (at most by {:.3g}): the "
-       "exactness contract is broken; the weights were not changed. `opo doctor` checks this "
-       "machine",
-       step, result.mismatched_tokens, result.compared_tokens, result.logprob_diff_max);
+       "step {}: {} of {} log-probs differ between sampler and learner (at most by {:.3g}){}: {}",
+       step, result.mismatched_tokens, result.compared_tokens, result.logprob_diff_max,
+       FirstMismatch(groups, result), kContractBroken);
 }
 
 template class Updater<float>;
