@@ -116,6 +116,7 @@ LearnResult Updater<T>::Update(idx step, std::span<const RolloutGroup> groups,
   for (idx u = 0; u < updates; ++u) {
     const idx first = u % per_epoch * mini;
     const idx count = std::min(config.rollout.prompts - first, mini);
+    first_group_ = first;
     const LearnResult result =
         Step(step, groups.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
              loss, u, config.train.steps * updates, metrics);
@@ -214,7 +215,7 @@ void Updater<T>::CheckSeals(idx step, std::span<const RolloutGroup> groups) {
       if (token < 0) continue;
       Fail(ErrorCode::kExactness,
            "step {}: {}: the token, or a number of it, changed in memory after it was sampled: {}",
-           step, PlaceOf(groups[g], static_cast<idx>(g), static_cast<idx>(s), token),
+           step, PlaceOf(groups[g], first_group_ + static_cast<idx>(g), static_cast<idx>(s), token),
            kContractBroken);
     }
   }

@@ -53,6 +53,7 @@ class Updater {
   void CheckPacked(idx step) const;
 
   Parts parts_;
+  idx first_group_ = 0;  // of the batch, in the update at hand
   Learner<T> learner_;
   Buffer<float> grad_;
 };

@@ -1,6 +1,7 @@
 // The exactness alarm: what was written stays as it was, or the step ends with its place named.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/error.h"
@@ -106,9 +107,10 @@ TYPED_TEST(Alarm, ARecordThatChangedIsNamed) {
       }
     }
     const Segment<T>& sample = tape.groups[0].samples[1];
-    FlipBit(sample.Kept(5, 0) + at.final, 3);
-    EXPECT_EQ(FindFlawInRecords(sample, at), (Flaw{5, layers})) << variant;
-    FlipBit(sample.Kept(5, 0) + at.final, 3);
+    const idx row = sample.length() - 1;
+    FlipBit(sample.Kept(row, 0) + at.final, 3);
+    EXPECT_EQ(FindFlawInRecords(sample, at), (Flaw{row, layers})) << variant;
+    FlipBit(sample.Kept(row, 0) + at.final, 3);
   }
 }
 
@@ -146,6 +148,40 @@ TYPED_TEST(Alarm, TheLearnerChecksTheTapeThatItTakes) {
         EXPECT_NE(std::string(error.what()).find(place), std::string::npos) << error.what();
       }
     }
+  }
+}
+
+// Where a sample found no room on the tape, the learner attends to the pages that the sampler left.
+TYPED_TEST(Alarm, TheLearnerChecksThePromptsPagesThatItTakes) {
+  using T = TypeParam;
+  const Weights& weights = TinyWeights();
+  TinyModel<T> tiny(weights, true);
+  Tape<T> tape;
+  tape.max_bytes = idx{1} << 40;
+  Sample(tiny, &tape);
+  tape.max_bytes = tape.bytes * 2 / 3;
+  tape.Clear();
+  auto groups = Sample(tiny, &tape);
+  const auto with_pages = std::find_if(tape.groups.begin(), tape.groups.end(), [](const auto& g) {
+    return g.prefix.record() == Record::kAll && g.prefix.has_pages();
+  });
+  ASSERT_NE(with_pages, tape.groups.end());
+  const auto g = static_cast<std::size_t>(with_pages - tape.groups.begin());
+  FlipBit(KeyOrValueAt(with_pages->prefix, tiny.model.config(), 2), 7);
+  std::vector<LearnGroup> learn;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    learn.push_back({&groups[i], std::vector<double>(3, 0.01), static_cast<idx>(i)});
+  }
+  Learner<T> learner(tiny.model, weights.layout, {});
+  Buffer<float> grad(weights.layout.size);
+  try {
+    learner.Accumulate(learn, OnPolicy, grad.data(), &tape);
+    FAIL() << "went unnoticed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kExactness);
+    const std::string place =
+        fmt::format("prompt {} (problem 0), its own token 2, layer 0: its key or value", g);
+    EXPECT_NE(std::string(error.what()).find(place), std::string::npos) << error.what();
   }
 }
 
