@@ -5,6 +5,7 @@
 #include "app/bench.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/parallel.h"
 #include "base/rng.h"
 #include "data/built_in.h"
@@ -190,6 +191,9 @@ class StepBench {
     const LearnResult result = learner_.Accumulate(
         learn, [](double, double, double a) { return PolicyGradientLoss(a); }, grad_.data(), &tape);
     const double learn_end = Seconds();
+    OPO_CHECK(packed_.FindFlaw().empty());
+    (void)SlabDigest(grad_.span());
+    const double check_end = Seconds();
     const double norm = GradientNorm(grad_);
     optimizer_.Step(weights_.slab, grad_, 1e-5, norm > 1 ? 1 / norm : 1.0);
     const double update_end = Seconds();
@@ -202,7 +206,8 @@ class StepBench {
     out["generate_s"] = gen_end - start;
     out["recheck_s"] = recheck_end - gen_end;
     out["learn_s"] = learn_end - recheck_end;
-    out["adamw_s"] = update_end - learn_end;
+    out["check_s"] = check_end - learn_end;
+    out["adamw_s"] = update_end - check_end;
     out["pack_s"] = end - update_end;
     out["floor_s"] = floor;
     out["ratio"] = (end - start) / floor;

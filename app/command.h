@@ -78,6 +78,7 @@ void AddLogprobs(CLI::App& app, int& exit_code);
 void AddData(CLI::App& app, int& exit_code);
 void AddInit(CLI::App& app, int& exit_code);
 void AddConvert(CLI::App& app, int& exit_code);
+void AddReplay(CLI::App& app, int& exit_code);
 void AddPlan(CLI::App& app, int& exit_code);
 void AddVerify(CLI::App& app, int& exit_code);
 void AddDoctor(CLI::App& app, int& exit_code);

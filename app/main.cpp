@@ -4,6 +4,7 @@
 
 #include "app/command.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "comm/comm.h"
 
 int main(int argc, char** argv) {
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
       "`opo VERB --help` explains a verb; `opo train --print-config` lists every setting.");
   int exit_code = 0;
   opo::AddTrain(app, exit_code);
+  opo::AddReplay(app, exit_code);
   opo::AddEval(app, exit_code);
   opo::AddGenerate(app, exit_code);
   opo::AddChat(app, exit_code);
@@ -51,6 +53,7 @@ int main(int argc, char** argv) {
               "{}: runs as one process, and {} were started; leave out the launcher", verb, ranks);
   });
   try {
+    opo::SetFaultsFromEnvironment();
     app.parse(argc, argv);
     std::fflush(stdout);
     return exit_code;

@@ -61,7 +61,7 @@ struct Comm::Mpi::State {
   // Shared with the watching thread.
   std::atomic<const char*> phase{"starting"};
   std::atomic<idx> step{0};
-  std::atomic<double> limit{0};
+  std::atomic<idx> limit_ms{0};
   std::atomic<bool> leaving{false};
   std::atomic<bool> failed{false};
   std::mutex error_mutex;
@@ -81,6 +81,7 @@ struct Comm::Mpi::State {
   std::list<Letter> letters;
 
   bool root() const { return rank == 0; }
+  double limit_s() const { return static_cast<double>(limit_ms.load()) / 1000; }
   std::string NameOf(int r, const Notice& notice) const {
     const auto i = static_cast<std::size_t>(r);
     std::string name = fmt::format("rank {} ({})", r, i < hosts.size() ? hosts[i] : "?");
@@ -142,7 +143,7 @@ void Comm::Mpi::State::Hear(double now) {
 }
 
 void Comm::Mpi::State::LookForSilence(double now) {
-  const double most = limit;
+  const double most = limit_s();
   if (most <= 0) return;
   for (int r = 0; r < size; ++r) {
     if (r == rank || (!root() && r != 0)) continue;
@@ -159,7 +160,7 @@ void Comm::Mpi::State::WatchLoop() {
   double sent = -1e9;
   double before = Seconds();
   for (;;) {
-    const double most = limit;
+    const double most = limit_s();
     const double pause = most > 0 ? std::clamp(most / 20, 0.02, 0.5) : 0.2;
     std::this_thread::sleep_for(std::chrono::duration<double>(pause));
     const double now = Seconds();
@@ -285,7 +286,7 @@ void Comm::Mpi::Note(const char* phase, idx step) {
   state_->step = step;
 }
 
-void Comm::Mpi::Watch(double limit_s) { state_->limit = limit_s; }
+void Comm::Mpi::Watch(double limit_s) { state_->limit_ms = static_cast<idx>(limit_s * 1000); }
 
 void Comm::Mpi::Abort(int code, const std::string& message) {
   State& s = *state_;

@@ -73,6 +73,9 @@ Segment<T>& Segment<T>::operator=(Segment&& other) noexcept {
   std::swap(pages_, other.pages_);
   std::swap(kept_, other.kept_);
   std::swap(rest_, other.rest_);
+  std::swap(sealed_, other.sealed_);
+  std::swap(key_seals_, other.key_seals_);
+  std::swap(record_seals_, other.record_seals_);
   return *this;
 }
 
@@ -82,6 +85,7 @@ void Segment<T>::DropRecords() {
   for (std::byte* block : rest_) pool_->rest_of(record_).Release(block);
   kept_.clear();
   rest_.clear();
+  record_seals_.clear();
   record_ = Record::kNone;
 }
 
@@ -89,6 +93,12 @@ template <class T>
 void Segment<T>::DropPages() {
   for (std::byte* page : pages_) pool_->pages_.Release(page);
   pages_.clear();
+  key_seals_.clear();
+}
+
+template <class T>
+std::size_t Segment<T>::SealAt(idx row, idx layer) const {
+  return static_cast<std::size_t>(row * (pool_->activations_.num_layers + 1) + layer);
 }
 
 template <class T>
@@ -96,13 +106,17 @@ void Segment<T>::Clear() {
   DropRecords();
   DropPages();
   length_ = 0;
+  sealed_ = false;
 }
 
 template <class T>
-void Segment<T>::Grow(idx rows, Record record) {
+void Segment<T>::Grow(idx rows, Record record, bool seal) {
   while (static_cast<idx>(pages_.size()) < CeilDiv(rows, kKeyBlock)) {
     pages_.push_back(pool_->pages_.Acquire(true));
   }
+  OPO_CHECK(sealed_ == seal || length_ == 0);
+  sealed_ = seal;
+  if (sealed_) key_seals_.resize(SealAt(rows, 0));
   if (record == Record::kNone) return;
   if (record_ == Record::kNone) {
     OPO_CHECK(length_ % kActivationRows == 0);
@@ -115,6 +129,7 @@ void Segment<T>::Grow(idx rows, Record record) {
     kept_.push_back(pool_->kept_.Acquire(false));
     rest_.push_back(pool_->rest_of(record).Acquire(false));
   }
+  if (sealed_) record_seals_.resize(SealAt(rows - first_recorded_, 0));
 }
 
 template <class T>

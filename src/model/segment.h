@@ -3,6 +3,7 @@
 // one, with the prompt as prefix.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -77,15 +78,23 @@ class Segment {
   void Clear();  // gives everything back
   idx length() const { return length_; }
   // Makes room for `rows` rows in all, and for their records: all rows in one way, from the first
-  // one that was ever recorded (a multiple of kActivationRows) on.
-  void Grow(idx rows, Record record);
+  // one that was ever recorded (a multiple of kActivationRows) on; and for their seals.
+  void Grow(idx rows, Record record, bool seal = false);
   void SetLength(idx length) { length_ = length; }
+  bool has_pages() const { return !pages_.empty(); }
   T* page(idx block) const { return reinterpret_cast<T*>(pages_[static_cast<std::size_t>(block)]); }
   Record record() const { return record_; }
   idx first_recorded() const { return first_recorded_; }
   // The two parts of a row's record in a layer; add the layout's offsets.
   std::byte* Kept(idx row, idx layer) const;
   std::byte* Rest(idx row, idx layer) const;
+  // What model/seals.h checks: of each row a hash of its keys and values, and one of its record, in
+  // a layer. A record has one more, at layer == num_layers: of what the final norm reads.
+  bool sealed() const { return sealed_; }
+  std::uint64_t& KeySeal(idx row, idx layer) const { return key_seals_[SealAt(row, layer)]; }
+  std::uint64_t& RecordSeal(idx row, idx layer) const {
+    return record_seals_[SealAt(row - first_recorded_, layer)];
+  }
   void DropRecords();
   // Nobody will attend to these rows any more; the records stay.
   void DropPages();
@@ -97,6 +106,9 @@ class Segment {
   std::vector<std::byte*> pages_;
   idx first_recorded_ = 0;
   std::vector<std::byte*> kept_, rest_;
+  std::size_t SealAt(idx row, idx layer) const;
+  bool sealed_ = false;
+  mutable std::vector<std::uint64_t> key_seals_, record_seals_;  // (rows, L + 1)
 };
 
 template <class T>

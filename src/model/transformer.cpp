@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "model/seals.h"
 
 namespace opo {
 namespace {
@@ -234,7 +235,7 @@ typename Transformer<T>::Pass Transformer<T>::MakePass(std::span<const Run<T>> r
 template <class T>
 void Transformer<T>::Forward(std::span<const Run<T>> runs, T* hidden) {
   for (const Run<T>& run : runs) {
-    run.segment->Grow(run.segment->length() + run.count, run.record);
+    run.segment->Grow(run.segment->length() + run.count, run.record, run.seal);
     run.segment->SetLength(run.segment->length() + run.count);
   }
   const Pass pass = MakePass(runs);
@@ -253,6 +254,8 @@ void Transformer<T>::Forward(std::span<const Run<T>> runs, T* hidden) {
     }
     if (row.record != Record::kNone) {
       CopyTo(row.segment->Kept(row.row, 0), pool_.activations().final, x, ld_d_);
+      if (row.segment->sealed())
+        SealRecord(*row.segment, pool_.activations(), row.row, config().num_layers);
     }
   });
 }
@@ -305,6 +308,7 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
       if (!recompute) {
         T* page = row.segment->page(row.row / kKeyBlock) + l * shape_.page_size();
         kernels.kv_write(page, row.row % kKeyBlock, k, v, shape_);
+        if (row.segment->sealed()) row.segment->KeySeal(row.row, l) = SealOfKeys(k, v, shape_);
       }
       if (keeps(row)) {
         std::byte* kept = row.segment->Kept(row.row, l);
@@ -314,7 +318,15 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
       if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.q, q, ld_q_);
     });
   });
-  if (l + 1 == config().num_layers) m = pass.num_outputs;  // prompts end here: K and V are written
+  const auto seal = [&](idx row0, idx count) {
+    ForRows(pass, row0, count, [&](idx, idx, const auto& row) {
+      if (row.segment->sealed() && keeps(row)) SealRecord(*row.segment, at, row.row, l);
+    });
+  };
+  if (l + 1 == config().num_layers) {  // prompts end here: K and V are written
+    m = pass.num_outputs;
+    if (!recompute) seal(m, pass.size() - m);
+  }
   if (m == 0) return;
   Attend(pass.tiles, l);
   for_chunks([&](idx row0, idx count) {
@@ -341,6 +353,7 @@ void Transformer<T>::ForwardLayer(const Pass& pass, idx l, bool recompute) {
       if (has_rest(row)) CopyTo(row.segment->Rest(row.row, l), at.gate_up, gu, ld_gu_);
     });
     if (recompute) return;
+    seal(row0, count);
     Multiply(layer.down, act_.data(), ld_act_, count, GemmOutput::kAddResidual, nullptr,
              x_.data() + row0 * ld_d_, ld_d_);
   });

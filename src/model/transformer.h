@@ -25,6 +25,7 @@ struct Run {
   idx count = 0;
   Record record = Record::kNone;  // what to keep for Backward
   bool outputs = true;            // false for shared prompts: in the last layer only K and V
+  bool seal = false;              // seal keys, values and records as they are written; all or none
 };
 
 // One row of a backward pass: where its record is. A padding row has no segment.

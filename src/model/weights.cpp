@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <numbers>
@@ -275,6 +276,7 @@ PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
   PackBase(reader);
   base_digest_ = reader.DigestHex();
   PackAdapter(weights);
+  Seal();
 }
 
 template <class T>
@@ -284,6 +286,7 @@ void PackedWeights<T>::Update(const Weights& weights) {
     PackBase(reader);
   }
   PackAdapter(weights);
+  Seal();
 }
 
 template <class T>
@@ -375,6 +378,96 @@ idx PackedWeights<T>::bytes() const {
     total += l.qkv.bytes() + l.o.bytes() + l.gate_up.bytes() + l.down.bytes();
   }
   return total;
+}
+
+template <class T>
+struct PackedWeights<T>::Part {
+  idx layer;  // -1: of none
+  const char* name;
+  std::span<const std::byte> bytes;
+};
+
+template <class T>
+std::vector<typename PackedWeights<T>::Part> PackedWeights<T>::Parts() const {
+  std::vector<Part> parts;
+  const auto add = [&](idx layer, const char* name, const auto& buffer) {
+    if (buffer.size() > 0) parts.push_back({layer, name, std::as_bytes(buffer.span())});
+  };
+  for (idx l = 0; l < config_.num_layers; ++l) {
+    const Layer& layer = layers_[static_cast<std::size_t>(l)];
+    // Of a product: its weights, their transpose, and what an adapter adds.
+    const auto linear = [&](const PackedLinear<T>& of, std::array<const char*, 5> names) {
+      add(l, names[0], of.w.data);
+      add(l, names[1], of.w_t.data);
+      add(l, names[2], of.a.data);
+      add(l, names[3], of.b_t.data);
+      add(l, names[4], of.a_t.data);
+    };
+    add(l, "input_layernorm", layer.attn_norm);
+    linear(layer.qkv, {"q_proj, k_proj, v_proj", "q_proj, k_proj, v_proj transposed",
+                       "lora_A of q, k, v", "lora_B of q, k, v", "lora_A of q, k, v transposed"});
+    add(l, "q_proj, k_proj, v_proj bias", layer.qkv_bias);
+    add(l, "q_norm", layer.q_norm);
+    add(l, "k_norm", layer.k_norm);
+    linear(layer.o, {"o_proj", "o_proj transposed", "lora_A of o_proj", "lora_B of o_proj",
+                     "lora_A of o_proj transposed"});
+    add(l, "post_attention_layernorm", layer.mlp_norm);
+    linear(layer.gate_up,
+           {"gate_proj, up_proj", "gate_proj, up_proj transposed", "lora_A of gate, up",
+            "lora_B of gate, up", "lora_A of gate, up transposed"});
+    linear(layer.down, {"down_proj", "down_proj transposed", "lora_A of down_proj",
+                        "lora_B of down_proj", "lora_A of down_proj transposed"});
+  }
+  add(-1, "the final norm", final_norm_);
+  add(-1, "the head", head_.data);
+  add(-1, "the head transposed", head_t_.data);
+  add(-1, "the embedding", embed_);
+  return parts;
+}
+
+// Piece by piece, on all threads; `whose`, if there is one, gets each piece's part.
+template <class T>
+std::vector<std::uint64_t> PackedWeights<T>::HashParts(std::vector<const Part*>* whose,
+                                                       const std::vector<Part>& parts) const {
+  constexpr std::size_t kPiece = std::size_t{1} << 20;
+  std::vector<std::span<const std::byte>> pieces;
+  for (const Part& part : parts) {
+    for (std::size_t at = 0; at < part.bytes.size(); at += kPiece) {
+      pieces.push_back(part.bytes.subspan(at, std::min(kPiece, part.bytes.size() - at)));
+      if (whose != nullptr) whose->push_back(&part);
+    }
+  }
+  std::vector<std::uint64_t> hashes(pieces.size());
+  ParallelFor(static_cast<idx>(pieces.size()), [&](idx i) {
+    hashes[static_cast<std::size_t>(i)] = Hash64(pieces[static_cast<std::size_t>(i)]);
+  });
+  return hashes;
+}
+
+template <class T>
+void PackedWeights<T>::Seal() {
+  if (backward_) seals_ = HashParts(nullptr, Parts());
+}
+
+template <class T>
+std::string PackedWeights<T>::FindFlaw() const {
+  if (seals_.empty()) return "";
+  const std::vector<Part> parts = Parts();
+  std::vector<const Part*> whose;
+  const std::vector<std::uint64_t> hashes = HashParts(&whose, parts);
+  OPO_CHECK(hashes.size() == seals_.size());
+  const auto [now, then] = std::mismatch(hashes.begin(), hashes.end(), seals_.begin());
+  if (now == hashes.end()) return "";
+  const Part& part = *whose[static_cast<std::size_t>(now - hashes.begin())];
+  return part.layer < 0 ? part.name : fmt::format("layer {}, {}", part.layer, part.name);
+}
+
+template <class T>
+std::byte* PackedWeights<T>::ByteAt(idx i) {
+  const std::vector<Part> parts = Parts();
+  const auto at = static_cast<std::size_t>(i);
+  const Part& part = parts[at % parts.size()];
+  return const_cast<std::byte*>(part.bytes.data()) + at % part.bytes.size();
 }
 
 template struct PackedLinear<float>;

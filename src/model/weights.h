@@ -119,10 +119,21 @@ class PackedWeights {
   const std::string& base_digest() const { return base_digest_; }
   idx bytes() const;
 
+  // With `backward`, every matrix and vector is hashed when it is packed. Which of them is no
+  // longer what was packed, as "layer 3, o_proj"; "" where none is, and where nothing was hashed.
+  std::string FindFlaw() const;
+  // For tests and planted faults: byte number i of part number i, both wrap around.
+  std::byte* ByteAt(idx i);
+
  private:
   class Reader;
   void PackBase(Reader& reader);
   void PackAdapter(const Weights& weights);
+  struct Part;
+  std::vector<Part> Parts() const;
+  std::vector<std::uint64_t> HashParts(std::vector<const Part*>* whose,
+                                       const std::vector<Part>& parts) const;
+  void Seal();
 
   ModelConfig config_;
   bool backward_;
@@ -132,6 +143,7 @@ class PackedWeights {
   Buffer<float> final_norm_;
   Buffer<T> embed_;  // (V, ld_embed)
   std::string base_digest_;
+  std::vector<std::uint64_t> seals_;  // of the parts' pieces
 };
 
 }  // namespace opo

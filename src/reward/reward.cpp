@@ -142,7 +142,7 @@ void RuleReward::Score(std::span<const RewardQuery> queries, std::span<RewardRes
   for (std::size_t i = 0; i < queries.size(); ++i) on_scored(i);
 }
 
-RewardSet::RewardSet(const std::vector<RewardConfig>& terms) {
+RewardSet::RewardSet(const std::vector<RewardConfig>& terms, bool asks) {
   if (terms.empty()) Fail(ErrorCode::kUsage, "reward: there is none; write a [[reward]] section");
   std::set<std::string> names;
   for (std::size_t i = 0; i < terms.size(); ++i) {
@@ -162,7 +162,7 @@ RewardSet::RewardSet(const std::vector<RewardConfig>& terms) {
            "{}.name: there is another term \"{}\"; give each a name, for the metrics", where,
            config.name);
     }
-    terms_.push_back({config, kind.make(config, where)});
+    terms_.push_back({config, asks ? kind.make(config, where) : nullptr});
   }
 }
 
@@ -202,7 +202,8 @@ void RewardSet::Score(std::span<const RewardQuery> queries, std::span<RewardScor
       scores[asked[k]].terms[t] = result;
       if (result.verdict != Verdict::kError) tell(t, asked[k]);
     };
-    terms_[t].reward->Score(unknown, results, take);
+    OPO_CHECK(terms_[t].reward != nullptr || unknown.empty());
+    if (!unknown.empty()) terms_[t].reward->Score(unknown, results, take);
     idx errors = 0;
     std::size_t last = 0;
     for (std::size_t i = 0; i < scores.size(); ++i) {

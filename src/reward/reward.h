@@ -111,7 +111,9 @@ struct RewardScores {
 class RewardSet {
  public:
   // Throws Error(kUsage) naming the key, the known kinds, or what is wrong with a setting.
-  explicit RewardSet(const std::vector<RewardConfig>& terms);
+  // With asks = false nothing is made that could be asked: every term's result must be there
+  // before Score, as in a replay, where the judges may be gone.
+  explicit RewardSet(const std::vector<RewardConfig>& terms, bool asks = true);
 
   // Fills scores[i] for queries[i], term after term. on_scored(term, i) is called for each value or
   // skip as it comes, and for errors when they are known to be within the limit. Throws

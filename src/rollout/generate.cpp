@@ -1,11 +1,15 @@
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <deque>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/hash.h"
 #include "base/parallel.h"
 #include "base/rng.h"
+#include "model/seals.h"
 #include "rollout/answer_text.h"
 #include "rollout/rollout.h"
 #include "rollout/sampler.h"
@@ -99,6 +103,38 @@ const SamplingConfig& ConfigOf(const RolloutGroup& group, const SamplingConfig& 
   return group.sampling.has_value() ? *group.sampling : config;
 }
 
+// Throws where a segment's pages are no longer what was written; sample -1: the prompt's.
+template <class T>
+void CheckPages(const Transformer<T>& model, const Segment<T>& segment,
+                const SamplingConfig& config, const RolloutGroup& group, idx sample) {
+  const std::optional<Flaw> flaw = FindFlawInPages(segment, model.config());
+  if (!flaw.has_value()) return;
+  const bool evaluates = config.step == kEvaluationStep;
+  Fail(ErrorCode::kExactness,
+       "{}: {}, layer {}: its key or value changed in memory after it was written: {}",
+       evaluates ? "evaluation" : fmt::format("step {}", config.step),
+       PlaceOf(group, sample, flaw->row), flaw->layer, kContractBroken);
+}
+
+// The planted fault flip:prefix_kv or flip:sample_kv; every segment is an occasion.
+template <class T>
+void FlipKeyOrValue(const char* target, const Segment<T>& segment, const ModelConfig& config) {
+  if (!FaultsArmed() || segment.length() == 0) return;
+  const auto fault = FaultAt("flip", target);
+  if (!fault.has_value()) return;
+  auto* bytes = reinterpret_cast<std::uint8_t*>(KeyOrValueAt(segment, config, fault->index));
+  const auto bit = static_cast<std::size_t>(fault->bit) % (8 * sizeof(T));
+  bytes[bit / 8] ^= static_cast<std::uint8_t>(1U << (bit % 8));
+}
+
+std::uint64_t SealOfToken(const Rollout& rollout, std::size_t t) {
+  const std::array<std::uint32_t, 4> bits = {static_cast<std::uint32_t>(rollout.tokens[t]),
+                                             std::bit_cast<std::uint32_t>(rollout.logprobs[t]),
+                                             std::bit_cast<std::uint32_t>(rollout.entropies[t]),
+                                             std::bit_cast<std::uint32_t>(rollout.sum_sqs[t])};
+  return Hash64(std::as_bytes(std::span(bits)));
+}
+
 void CheckLogitBias(const SamplingConfig& config, idx vocab) {
   idx forbidden = 0;
   for (const auto& [id, bias] : config.logit_bias) {
@@ -135,6 +171,7 @@ void Prefill(Transformer<T>& model, std::span<RolloutGroup> groups,
       run.tokens = prompt.data() + at;
       run.count = n;
       run.outputs = false;
+      run.seal = true;
       run.record = record;
       runs.push_back(run);
       at += n;
@@ -202,6 +239,9 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
                         AnswerText(tokenizer, ConfigOf(group, config).stop)});
     }
     if (!new_groups.empty()) Prefill(model, groups, prompts, new_groups, writer);
+    for (const idx g : new_groups) {
+      FlipKeyOrValue("prefix_kv", prompts[static_cast<std::size_t>(g)].prefix, model.config());
+    }
 
     std::vector<Run<T>> runs;
     for (Slot<T>& slot : active) {
@@ -211,6 +251,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       run.prefix = open.prefix.length() > 0 ? &open.prefix : nullptr;
       run.tokens = &slot.next;
       run.count = 1;
+      run.seal = true;
       // A sample is on the tape only where its prompt is.
       if (run.prefix == nullptr || run.prefix->record() != Record::kNone) {
         run.record = writer.Next(slot.segment, 1);
@@ -221,6 +262,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
     hidden.Reserve(batch * ld);
     logits.Reserve(std::min(batch, kLogitRows) * model.ld_logits());
     model.Forward(runs, hidden.data());
+    for (const Slot<T>& slot : active) FlipKeyOrValue("sample_kv", slot.segment, model.config());
     std::vector<SampledToken> sampled(active.size());
     for (idx first = 0; first < batch; first += kLogitRows) {
       const idx rows = std::min(kLogitRows, batch - first);
@@ -248,6 +290,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       rollout.logprobs.push_back(token.logprob);
       rollout.entropies.push_back(token.entropy);
       rollout.sum_sqs.push_back(token.sum_sq);
+      rollout.seals.push_back(SealOfToken(rollout, rollout.tokens.size() - 1));
       const SamplingConfig& own = ConfigOf(groups[static_cast<std::size_t>(slot.group)], config);
       const auto& eos = tokenizer.eos_ids();
       bool done = true;
@@ -273,8 +316,12 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
         continue;
       }
       OpenPrompt<T>& open = prompts[static_cast<std::size_t>(slot.group)];
+      const RolloutGroup& group = groups[static_cast<std::size_t>(slot.group)];
+      CheckPages(model, slot.segment, config, group, slot.sample);
       writer.FinishSample(slot, open);
-      if (--open.unfinished == 0) writer.FinishPrompt(slot.group, open);
+      if (--open.unfinished > 0) continue;
+      CheckPages(model, open.prefix, config, group, -1);
+      writer.FinishPrompt(slot.group, open);
     }
     active = std::move(still_active);
   }
@@ -285,6 +332,21 @@ std::uint64_t PromptKey(std::string_view id, std::span<const TokenId> tokens, id
       !id.empty() ? Hash64(id)
                   : Hash64({reinterpret_cast<const char*>(tokens.data()), tokens.size_bytes()});
   return base + static_cast<std::uint64_t>(occurrence);
+}
+
+idx FirstBrokenToken(const Rollout& rollout) {
+  for (std::size_t t = 0; t < rollout.tokens.size(); ++t) {
+    if (t >= rollout.seals.size() || SealOfToken(rollout, t) != rollout.seals[t]) {
+      return static_cast<idx>(t);
+    }
+  }
+  return -1;
+}
+
+std::string PlaceOf(const RolloutGroup& group, idx sample, idx token) {
+  const std::string prompt = fmt::format("prompt {} (problem {}), ", group.number, group.problem);
+  if (sample < 0) return fmt::format("{}its own token {}", prompt, token);
+  return fmt::format("{}sample {}, token {}", prompt, sample, token);
 }
 
 std::string RolloutDigest(std::span<const RolloutGroup> groups) {

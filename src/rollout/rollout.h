@@ -23,6 +23,8 @@ struct Rollout {
   std::vector<float> logprobs;  // of each token, under softmax(logits / T)
   std::vector<float> entropies;
   std::vector<float> sum_sqs;  // sum over the vocabulary of p^2
+  // A hash of each token and its three numbers, taken when it was sampled (FirstBrokenToken).
+  std::vector<std::uint64_t> seals;
   FinishReason finish = FinishReason::kLength;
   std::string text;  // special tokens left out; cut before a stop string
 
@@ -85,6 +87,8 @@ struct RolloutGroup {
 };
 
 inline constexpr idx kDefaultSlots = 256;
+// SamplingConfig::step of evaluations, which share no draw with training.
+inline constexpr std::uint64_t kEvaluationStep = ~std::uint64_t{0};
 inline constexpr idx kPrefillRows = 2048;  // rows of one prefill call
 inline constexpr idx kLogitRows = 128;     // rows of logits that Generate and Score hold at once
 
@@ -140,12 +144,25 @@ using TokenCallback = std::function<void(const TokenEvent&)>;
 // goes to the next one in order. A completion depends on its prompt, key, sample number and the
 // config, and on nothing else in the batch. Throws Error(kInput) for an empty prompt or one that
 // leaves no room before `max_position`, and for a logit_bias that does not fit the vocabulary or
-// forbids all of it. `tape`, if there is one, gets the groups behind those that are on it, and
-// `tape_group` says where.
+// forbids all of it, and Error(kExactness) for keys and values that changed after they were
+// written. `tape`, if there is one, gets the groups behind those that are on it, and `tape_group`
+// says where.
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
               const SamplingConfig& config, const TokenCallback& on_token = {},
               Tape<T>* tape = nullptr);
+
+// The first token that is no longer what was sampled, or whose numbers are not; -1: there is none.
+idx FirstBrokenToken(const Rollout& rollout);
+
+// Where a row of a batch is, for messages: "prompt 3 (problem 17), sample 2, token 5", counted from
+// 0; sample -1 is the prompt itself.
+std::string PlaceOf(const RolloutGroup& group, idx sample, idx token);
+
+// The end of every message about a broken contract.
+inline constexpr std::string_view kContractBroken =
+    "the exactness contract is broken; the weights were not changed. `opo doctor` checks this "
+    "machine";
 
 // Fills log-probs, entropies and sums of squares of tokens that are there already, at the given
 // temperature: what Generate would have recorded, had it sampled them (bit for bit).

@@ -24,6 +24,7 @@ void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temp
     }
     for (Rollout& rollout : group.rollouts) {
       const idx rows = rollout.length();
+      rollout.seals.clear();
       rollout.logprobs.assign(rollout.tokens.size(), 0);
       rollout.entropies.assign(rollout.tokens.size(), 0);
       rollout.sum_sqs.assign(rollout.tokens.size(), 0);

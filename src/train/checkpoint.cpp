@@ -116,8 +116,10 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
 }
 
 std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
-                                         const std::function<void(const std::string&)>& warn) {
+                                         const std::function<void(const std::string&)>& warn,
+                                         idx before) {
   std::vector<Checkpoint> all = ListCheckpoints(run_dir);
+  while (!all.empty() && all.back().step >= before) all.pop_back();
   while (!all.empty()) {
     const std::string damage = Damage(all.back());
     if (damage.empty()) return all.back();

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -33,8 +34,10 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
 
 // The newest checkpoint of the run whose files all agree with its manifest; damaged ones are
 // reported through `warn`. Nothing where there is none.
+// `before`: only those of earlier steps.
 std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
-                                         const std::function<void(const std::string&)>& warn);
+                                         const std::function<void(const std::string&)>& warn,
+                                         idx before = std::numeric_limits<idx>::max());
 
 // Loads weights and moments; returns the state. Throws Error(kInput) naming file and field.
 nlohmann::ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights,

@@ -273,7 +273,8 @@ void VisitFields(Fields& f, TrainConfig& c) {
   f.Section("run", c.run, "Where and on what it runs");
 }
 
-TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides) {
+TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides,
+                            bool asks) {
   TrainConfig config;
   Fields fields = FieldsOf(config);
   std::string name = "opo";
@@ -292,7 +293,7 @@ TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::stri
   ResolvePaths(config, "");
   if (config.run.dir.empty()) config.run.dir = fmt::format("runs/{}-{}", name, config.train.seed);
   try {
-    ValidateTrainConfig(config);
+    ValidateTrainConfig(config, asks);
   } catch (const Error& error) {
     Fail(error.code(), "{}: {}", path.empty() ? "config" : path, error.what());
   }
@@ -310,7 +311,7 @@ TrainConfig ParseTrainConfig(const std::string& printed) {
   return config;
 }
 
-void ValidateTrainConfig(const TrainConfig& c) {
+void ValidateTrainConfig(const TrainConfig& c, bool asks) {
   const auto usage = ErrorCode::kUsage;
   ValidateDataConfig(c.data);
   if (c.model.path.empty()) {
@@ -409,7 +410,7 @@ void ValidateTrainConfig(const TrainConfig& c) {
          "for which the length-weighted baseline of \"{}\" is the wrong one; take token-mean",
          c.algorithm.name);
   }
-  RewardSet(RewardTerms(c));
+  RewardSet(RewardTerms(c), asks);
 }
 
 std::vector<RewardConfig> RewardTerms(const TrainConfig& config) {

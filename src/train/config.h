@@ -141,14 +141,16 @@ struct TrainConfig {
 // the working directory, become absolute; others stay. An empty run.dir becomes
 // runs/<file's name without .toml>-<train.seed>. Throws Error(kUsage) naming file, line and key;
 // a config file that cannot be read is Error(kUsage) too.
-TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides);
+// asks = false: of a replay, which asks no reward (reward/reward.h).
+TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides,
+                            bool asks = true);
 
 // Commented TOML that LoadTrainConfig and ParseTrainConfig read back to the same values.
 std::string PrintTrainConfig(const TrainConfig& config);
 TrainConfig ParseTrainConfig(const std::string& printed);
 
 // What keys must satisfy together. Throws Error(kUsage) naming the keys and the cure.
-void ValidateTrainConfig(const TrainConfig& config);
+void ValidateTrainConfig(const TrainConfig& config, bool asks = true);
 
 // The value that a 0 or "" stands for.
 std::vector<RewardConfig> RewardTerms(const TrainConfig& config);  // reward, with max_tokens

@@ -1,7 +1,5 @@
 #include "train/evaluate.h"
 
-#include <limits>
-
 #include "base/error.h"
 #include "train/exchange.h"
 
@@ -21,7 +19,7 @@ EvalResult Evaluate(Transformer<T>& model, const Tokenizer& tokenizer,
     groups[i].rollouts.resize(static_cast<std::size_t>(settings.samples));
   }
   SamplingConfig sampling = settings.sampling;
-  sampling.step = std::numeric_limits<std::uint64_t>::max();
+  sampling.step = kEvaluationStep;
   ShareGroups(comm, groups, owner, [&](std::span<RolloutGroup> own) {
     Generate(model, tokenizer, own, sampling, settings.on_token);
     ScoreGroups(own, problems, prompts, reward, settings.place);

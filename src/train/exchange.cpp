@@ -38,6 +38,7 @@ void PackRollout(Packer& out, const Rollout& r) {
   out.Put(r.logprobs);
   out.Put(r.entropies);
   out.Put(r.sum_sqs);
+  out.Put(r.seals);
   out.Put(r.finish);
   out.Put(r.text);
   out.Put(r.reward);
@@ -56,6 +57,7 @@ void UnpackRollout(Unpacker& in, Rollout& r) {
   in.Get(r.logprobs);
   in.Get(r.entropies);
   in.Get(r.sum_sqs);
+  in.Get(r.seals);
   in.Get(r.finish);
   in.Get(r.text);
   in.Get(r.reward);

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "base/rng.h"
+#include "model/seals.h"
 
 namespace opo {
 namespace {
@@ -32,6 +33,11 @@ void LearnResult::Add(const LearnResult& other) {
   kl_sum += other.kl_sum;
   compared_tokens += other.compared_tokens;
   mismatched_tokens += other.mismatched_tokens;
+  if (mismatched_group < 0) {
+    mismatched_group = other.mismatched_group;
+    mismatched_sample = other.mismatched_sample;
+    mismatched_token = other.mismatched_token;
+  }
   logprob_diff_max = std::max(logprob_diff_max, other.logprob_diff_max);
   micro_batches += other.micro_batches;
   rows_forward += other.rows_forward;
@@ -79,6 +85,7 @@ struct Learner<T>::OpenGroup {
 template <class T>
 struct Learner<T>::MicroBatch {
   struct Target {
+    const RolloutGroup* group = nullptr;
     const Rollout* rollout = nullptr;
     idx token = 0;
     double weight = 0;
@@ -147,7 +154,9 @@ LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFu
     if (HasGradient(g)) {
       groups.push_back(g);
     } else if (tape != nullptr && g.tape_group >= 0) {
-      tape->groups[static_cast<std::size_t>(g.tape_group)] = {};
+      auto& taped = tape->groups[static_cast<std::size_t>(g.tape_group)];
+      CheckTaped(taped, g);
+      taped = {};
     }
   }
   LearnResult result;
@@ -232,6 +241,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
         open_->grad.dv = Buffer<float>(model.num_layers * unit.prefix_rows * kv_width);
         if (taped != nullptr && taped->prefix.record() != Record::kNone) {
           open_->prefix = &taped->prefix;
+          CheckTaped(taped->prefix, learn, -1);
         } else {
           open_->recomputed = Segment<T>(&model_.pool());
           open_->prefix = &open_->recomputed;
@@ -253,6 +263,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
           taped == nullptr ? nullptr : &taped->samples[static_cast<std::size_t>(s)];
       if (segment != nullptr && segment->record() != Record::kNone) {
         OPO_CHECK(segment->length() == count);
+        CheckTaped(*segment, learn, s);
         taped_samples.push_back(segment);
       } else {
         micro.segments.emplace_back(&model_.pool());
@@ -263,7 +274,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
           {segment, prefix, prefix_grad, false, static_cast<idx>(micro.rows.size())});
       for (idx r = 0; r < count; ++r) {
         micro.head_rows.push_back({segment, r});
-        micro.targets.push_back({&rollout, r, learn.weights[static_cast<std::size_t>(s)],
+        micro.targets.push_back({&group, &rollout, r, learn.weights[static_cast<std::size_t>(s)],
                                  static_cast<idx>(micro.rows.size())});
         micro.rows.push_back({segment, r});
         micro.row_tokens.push_back(input[static_cast<std::size_t>(r)]);
@@ -361,6 +372,11 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       ++result.compared_tokens;
       if (std::bit_cast<std::uint32_t>(sampled) != std::bit_cast<std::uint32_t>(out.policy)) {
         ++result.mismatched_tokens;
+        if (result.mismatched_group < 0) {
+          result.mismatched_group = target.group->number;
+          result.mismatched_sample = target.rollout - target.group->rollouts.data();
+          result.mismatched_token = target.token;
+        }
       }
       const double difference = static_cast<double>(sampled) - static_cast<double>(out.policy);
       result.logprob_diff_max = std::max(result.logprob_diff_max, std::abs(difference));
@@ -393,6 +409,25 @@ void Learner<T>::AddLookup(std::span<const TokenId> tokens, std::span<const Grad
     sum.resize(d);
     const float* dx = dresidual_.data() + static_cast<idx>(r) * model_.ld();
     for (std::size_t i = 0; i < d; ++i) sum[i] += dx[i];
+  }
+}
+
+template <class T>
+void Learner<T>::CheckTaped(const Segment<T>& taped, const LearnGroup& group, idx sample) const {
+  const auto check = [&](const std::optional<Flaw>& flaw, const char* what) {
+    if (!flaw.has_value()) return;
+    Fail(ErrorCode::kExactness, "{}, layer {}: {} changed in memory after the sampler wrote it: {}",
+         PlaceOf(*group.group, sample, flaw->row), flaw->layer, what, kContractBroken);
+  };
+  check(FindFlawInRecords(taped, model_.pool().activations()), "its record on the tape");
+  check(FindFlawInPages(taped, model_.config()), "its key or value");
+}
+
+template <class T>
+void Learner<T>::CheckTaped(const typename Tape<T>::Group& taped, const LearnGroup& group) const {
+  CheckTaped(taped.prefix, group, -1);
+  for (std::size_t s = 0; s < taped.samples.size(); ++s) {
+    CheckTaped(taped.samples[s], group, static_cast<idx>(s));
   }
 }
 
@@ -433,6 +468,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
     const Segment<T>* taped;
     Segment<T>* again;
     idx first;
+    std::size_t group, sample;
   };
   std::deque<Segment<T>> segments;
   std::map<std::size_t, Segment<T>*> prefixes;  // by group
@@ -472,7 +508,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
     run.count = count;
     run.record = Record::kAll;
     runs.push_back(run);
-    windows.push_back({c.taped, run.segment, first});
+    windows.push_back({c.taped, run.segment, first, c.group, c.sample});
   }
   model_.Forward(runs, nullptr);
 
@@ -480,7 +516,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
   const ActivationLayout<T>& at = model_.pool().activations();
   const idx num_layers = model_.config().num_layers;
   for (std::size_t i = 0; i < windows.size(); ++i) {
-    const auto& [taped, again, first] = windows[i];
+    const auto& [taped, again, first, g, s] = windows[i];
     const bool outputs = runs[i].outputs;
     const auto kept = static_cast<std::size_t>(outputs ? at.kept_bytes : at.final);
     // In the last layer a prompt's rows end before attention.
@@ -490,7 +526,10 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
       const bool same =
           std::memcmp(taped->Kept(r, 0), again->Kept(r, 0), kept) == 0 &&
           std::memcmp(taped->Rest(r, 0), again->Rest(r, 0), static_cast<std::size_t>(rest)) == 0;
-      result.mismatched += same ? 0 : 1;
+      if (same) continue;
+      if (result.mismatched++ == 0) {
+        result.place = PlaceOf(groups[g], s == kPrompt ? idx{-1} : static_cast<idx>(s), r);
+      }
     }
   }
   return result;

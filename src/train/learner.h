@@ -46,6 +46,8 @@ struct LearnResult {
   idx compared_tokens = 0;  // E1
   idx mismatched_tokens = 0;
   double logprob_diff_max = 0;
+  // The first of them; the group by its number, -1: there is none.
+  idx mismatched_group = -1, mismatched_sample = 0, mismatched_token = 0;
   idx micro_batches = 0;
   idx rows_forward = 0;  // prompt rows and sample rows that were run forward again
   idx rows_learned = 0;  // all rows of the backward pass
@@ -81,7 +83,8 @@ class Learner {
 
   // Adds to `grad` (a slab) the gradient of sum over tokens of weight * loss. Groups without any
   // gradient are skipped. The groups' part of the tape is used up. Throws Error(kUsage) where one
-  // unit exceeds the memory budget even layer by layer, saying how much it needs.
+  // unit exceeds the memory budget even layer by layer, saying how much it needs, and
+  // Error(kExactness), naming the place, where the tape is no longer what the sampler wrote.
   // `layer_done(l)`, if there is one, is called where nothing more will be added to a layer; it may
   // not be called at all.
   LearnResult Accumulate(std::span<const LearnGroup> groups, const LossFunction& loss, float* grad,
@@ -96,6 +99,7 @@ class Learner {
   // the keys and values of the rows before a window are the tape's own.
   struct RecheckResult {
     idx rows = 0, mismatched = 0;
+    std::string place;  // of the first that differs
   };
   RecheckResult Recheck(std::span<const RolloutGroup> groups, const Tape<T>& tape,
                         std::uint64_t seed, std::uint64_t step, idx max_rows);
@@ -119,6 +123,9 @@ class Learner {
                      const std::function<void(idx)>& layer_done, LearnResult& result);
   void Head(std::span<const LearnGroup> groups, MicroBatch& micro, const LossFunction* loss,
             float* grad, LearnResult& result);
+  // Throws Error(kExactness) where a segment of the tape differs from its seals.
+  void CheckTaped(const Segment<T>& taped, const LearnGroup& group, idx sample) const;
+  void CheckTaped(const typename Tape<T>::Group& taped, const LearnGroup& group) const;
   void AddLookup(std::span<const TokenId> tokens, std::span<const GradRow<T>> rows);
 
   Transformer<T>& model_;

@@ -31,6 +31,10 @@ void RunFolder::Begin(const std::string& config_toml, const ordered_json& manife
 
 void RunFolder::Continue(const ordered_json& manifest) {
   Make();
+  Compare(manifest);
+}
+
+void RunFolder::Compare(const ordered_json& manifest) const {
   const std::string path = dir_ + "/manifest.json";
   ordered_json kept = ordered_json::parse(ReadFile(path), nullptr, false);
   if (!kept.is_object()) kept = ordered_json::object();
@@ -39,18 +43,27 @@ void RunFolder::Continue(const ordered_json& manifest) {
   if (!kept.contains("data_digest")) kept["data_digest"] = manifest.at("data_digest");
   for (const auto& [key, value] : manifest.items()) {
     if (key == "opo_version" || (kept.contains(key) && kept[key] == value)) continue;
+    if (key == "isa_fingerprint" && kept.contains(key)) {
+      Fail(ErrorCode::kUsage,
+           "{}: the run was made on the instruction-set path {}, whose sums round otherwise than "
+           "this one's: no step could give the same bits. Choose it (run.isa), on a machine that "
+           "has it",
+           path, kept.value("isa", "?"));
+    }
     Fail(ErrorCode::kUsage,
          "{}: `{}` was {} when the run began and is {} now; a resume could not give the same bits",
          path, key, kept.contains(key) ? kept[key].dump() : "absent", value.dump());
   }
 }
 
-std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimizer, Comm& comm) {
+std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimizer, Comm& comm,
+                                                idx before) {
+  const bool replays = before != std::numeric_limits<idx>::max();
   std::optional<Checkpoint> checkpoint;
   if (comm.root()) {
     checkpoint = FindCheckpoint(
-        dir_, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); });
-    if (!checkpoint.has_value()) {
+        dir_, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); }, before);
+    if (!checkpoint.has_value() && !replays) {
       fmt::print(stderr, "{}: no checkpoint yet, starting from the first step\n", dir_);
     }
   }
@@ -59,7 +72,13 @@ std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimiz
   }
   State found;
   if (comm.root()) {
-    found = {checkpoint->step, ReadCheckpoint(*checkpoint, weights, optimizer)};
+    found.step = checkpoint->step;
+    try {
+      found.state = ReadCheckpoint(*checkpoint, weights, optimizer);
+    } catch (const Error&) {
+      if (!replays || !comm.alone() || Exists(checkpoint->path + "/state.json")) throw;
+      return Load(weights, optimizer, comm, before);  // it was removed: an earlier one, or a newer
+    }
     best_reward_ = found.state.value("best_reward", -1e300);
     best_step_ = found.state.value("best_step", idx{-1});
     if (weights.DigestHex() != found.state.value("weights_digest", "")) {

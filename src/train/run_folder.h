@@ -2,6 +2,7 @@
 // link to the newest.
 #pragma once
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -21,14 +22,18 @@ class RunFolder {
   // An old one: throws Error(kUsage) where its manifest differs from `manifest`, key and values
   // named, since the same bits could then not be had.
   void Continue(const nlohmann::ordered_json& manifest);
+  // The same, and nothing is written.
+  void Compare(const nlohmann::ordered_json& manifest) const;
 
   struct State {
     idx step = 0;
     nlohmann::ordered_json state;  // as it was given to Save
   };
   // The newest good checkpoint, into weights and optimizer; nothing where there is none yet. All
-  // ranks call it; the root alone needs to see the folder.
-  std::optional<State> Load(Weights& weights, AdamW& optimizer, Comm& comm);
+  // ranks call it; the root alone needs to see the folder. For a replay: only those of steps before
+  // `before`, and a run that goes on may remove one while it is being read.
+  std::optional<State> Load(Weights& weights, AdamW& optimizer, Comm& comm,
+                            idx before = std::numeric_limits<idx>::max());
 
   // An evaluation of the step at hand; the next Save() knows by it whether it is the best.
   void NoteEval(idx step, double reward);

@@ -41,6 +41,17 @@ LineFile::LineFile(const std::string& path, const std::function<bool(const order
   }
 }
 
+std::vector<ordered_json> ReadLines(const std::string& path) {
+  std::vector<ordered_json> values;
+  std::istringstream lines(ReadFile(path));
+  for (std::string line; std::getline(lines, line);) {
+    ordered_json value = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (lines.eof() || !value.is_object()) break;
+    values.push_back(std::move(value));
+  }
+  return values;
+}
+
 void LineFile::Append(const ordered_json& line) {
   const std::string text = LineText(line);
   if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() ||

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "train/tensorboard.h"
 
@@ -32,6 +33,10 @@ class LineFile {
   std::string path_;
   std::unique_ptr<std::FILE, Closer> file_;
 };
+
+// The whole lines of such a file, as far as they are JSON objects; the file is not touched, and may
+// be growing. Throws Error(kInput) where it cannot be read.
+std::vector<nlohmann::ordered_json> ReadLines(const std::string& path);
 
 class RunLog {
  public:

@@ -68,27 +68,60 @@ MeanAndStd Summary(std::span<const double> values) {
 
 RewardJournal::RewardJournal(const std::string& run_dir, idx last_step, bool resume, Comm& comm)
     : path_(run_dir + "/rewards.jsonl") {
-  std::string lines;  // what the others need to know
-  const auto keep = [&](const ordered_json& line) {
-    try {
-      auto [key, result] = ReadLine(line);
-      if (key.step < last_step) return;
-      kept_.insert_or_assign(std::move(key), std::move(result));
-      if (!comm.alone()) lines += LineText(line);
-    } catch (const ordered_json::exception& error) {
-      Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
-           error.what());
-    }
-  };
+  std::string lines;
   if (comm.root()) {
     file_ = std::make_unique<LineFile>(path_, [&](const ordered_json& line) {
-      if (resume) keep(line);
+      if (resume) Take(line, last_step, lines);
       return resume;
     });
   }
+  Tell(std::move(lines), comm);
+}
+
+RewardJournal::RewardJournal(const std::string& run_dir, idx first_step, Comm& comm)
+    : path_(run_dir + "/rewards.jsonl"), replays_(true) {
+  std::string lines;
+  if (comm.root()) {
+    for (const ordered_json& line : ReadLines(path_)) Take(line, first_step, lines);
+  }
+  Tell(std::move(lines), comm);
+}
+
+void RewardJournal::Take(const ordered_json& line, idx first_step, std::string& lines) {
+  try {
+    auto [key, result] = ReadLine(line);
+    if (key.step < first_step) return;
+    kept_.insert_or_assign(std::move(key), std::move(result));
+    lines += LineText(line);
+  } catch (const ordered_json::exception& error) {
+    Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
+         error.what());
+  }
+}
+
+void RewardJournal::Tell(std::string lines, Comm& comm) {
+  if (comm.alone()) return;
   std::istringstream all(comm.Broadcast(std::move(lines)));
   if (comm.root()) return;
-  for (std::string line; std::getline(all, line);) keep(ordered_json::parse(line));
+  std::string own;
+  for (std::string line; std::getline(all, line);) Take(ordered_json::parse(line), 0, own);
+}
+
+const RewardResult& RewardJournal::Need(const Key& key, const std::string& place) const {
+  if (const RewardResult* known = Find(key)) return *known;
+  Key any = key;
+  any.digest.clear();  // which comes last in the order of keys
+  const auto next = kept_.lower_bound(any);
+  any.digest = next == kept_.end() ? "" : next->first.digest;
+  if (next != kept_.end() && next->first == any) {
+    Fail(ErrorCode::kExactness,
+         "step {}: {}: the rollouts differ: this is not the answer that {} has a reward of",
+         key.step, place, path_);
+  }
+  Fail(ErrorCode::kInput,
+       "{}: there is no reward \"{}\" of step {}, answer {} ({}); a replay asks no judge, so the "
+       "file must be whole",
+       path_, key.term, key.step, key.answer, place);
 }
 
 const RewardResult* RewardJournal::Find(const Key& key) const {
@@ -105,7 +138,7 @@ void RewardJournal::Write(const Key& key, const RewardResult& result) {
 }
 
 void RewardJournal::Share(Comm& comm) {
-  if (comm.alone()) return;
+  if (comm.alone() || replays_) return;
   for (const std::string& lines : comm.Gather(std::exchange(pending_, ""))) {
     std::istringstream all(lines);
     for (std::string line; std::getline(all, line);) file_->Append(ordered_json::parse(line));
@@ -117,7 +150,8 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
   std::vector<std::string> texts;  // one a group; outlives the queries
   std::vector<RewardQuery> queries;
   std::vector<Rollout*> rollouts;
-  std::vector<idx> answers;  // their numbers in the journal
+  std::vector<idx> answers;        // their numbers in the journal
+  std::vector<std::string> names;  // for a replay's errors
   texts.reserve(groups.size());
   for (RolloutGroup& group : groups) {
     const Problem& problem = problems[static_cast<std::size_t>(group.problem)];
@@ -125,7 +159,10 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
     for (Rollout& rollout : group.rollouts) {
       queries.push_back({problem, texts.back(), rollout.text, rollout.tokens, rollout.finish});
       rollouts.push_back(&rollout);
-      answers.push_back(group.number * place.samples + (&rollout - group.rollouts.data()));
+      const idx sample = &rollout - group.rollouts.data();
+      answers.push_back(group.number * place.samples + sample);
+      names.push_back(
+          fmt::format("prompt {} (problem {}), sample {}", group.number, group.problem, sample));
     }
   }
   std::vector<RewardScores> scores(queries.size());
@@ -139,7 +176,11 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
       scores[i].terms.resize(rewards.size());
       for (std::size_t t = 0; t < rewards.size(); ++t) {
         keys[i].term = rewards.name(t);
-        if (const RewardResult* known = place.journal->Find(keys[i])) scores[i].terms[t] = *known;
+        if (place.journal->replays()) {
+          scores[i].terms[t] = place.journal->Need(keys[i], names[i]);
+        } else if (const RewardResult* known = place.journal->Find(keys[i])) {
+          scores[i].terms[t] = *known;
+        }
       }
     }
   }

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -25,6 +26,9 @@ class RewardJournal {
   // starts anew (`resume` false). Of several ranks, the root has the file, and all know what is in
   // it.
   RewardJournal(const std::string& run_dir, idx last_step, bool resume, Comm& comm = Comm::Alone());
+  // Of a replay, which reads the rewards of the steps from `first_step` on and writes nothing.
+  RewardJournal(const std::string& run_dir, idx first_step, Comm& comm = Comm::Alone());
+  bool replays() const { return replays_; }
 
   struct Key {
     idx step = 0;
@@ -35,6 +39,10 @@ class RewardJournal {
     auto operator<=>(const Key&) const = default;
   };
   const RewardResult* Find(const Key& key) const;
+  // Of a replay: throws for a result that is not there. Error(kExactness) where the journal knows
+  // the answer by another text, and Error(kInput) where it does not know it at all. `place` is what
+  // the message calls it.
+  const RewardResult& Need(const Key& key, const std::string& place) const;
   void Write(const Key& key, const RewardResult& result);
   // Gives what the ranks wrote since the last time to the root, which writes it. What a kill loses
   // before, nobody has used.
@@ -43,6 +51,10 @@ class RewardJournal {
  private:
   std::string path_;
   std::map<Key, RewardResult> kept_;
+  // Keeps the lines of steps from `first_step` on; `lines` gets them for the other ranks.
+  void Take(const nlohmann::ordered_json& line, idx first_step, std::string& lines);
+  void Tell(std::string lines, Comm& comm);  // the root's lines to all
+  bool replays_ = false;
   std::unique_ptr<LineFile> file_;  // the root's
   std::string pending_;             // lines of another rank
 };

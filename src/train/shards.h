@@ -11,13 +11,14 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/hash.h"
 #include "comm/comm.h"
 #include "model/weights.h"
 
 namespace opo {
 
 // Slabs are dealt to ranks in blocks of this many floats, of which norms and digests are sums too.
-inline constexpr idx kSlabBlock = 4096;
+inline constexpr idx kSlabBlock = kDigestBlock;
 
 // The part [begin, end) of a slab that a rank owns: it holds the gradient's sum there, and the
 // optimizer's state. The same for all ranks, up to a block.

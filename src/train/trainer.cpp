@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/parallel.h"
@@ -46,7 +47,7 @@ class Trainer {
         weights_(PolicyWeights(config, tokenizer_)),
         optimizer_(weights_.layout, config.train, comm),
         prompts_(tokenizer_, config.data.system),
-        rewards_(RewardTerms(config)),
+        rewards_(RewardTerms(config), !options.replays()),
         algorithm_(FindAlgorithm(config.algorithm.name)),
         folder_(config.run.dir) {
     if (tokenizer_.vocab_size() > weights_.config.vocab_size) {
@@ -85,9 +86,14 @@ class Trainer {
     if (comm_.root()) {
       gemm_rate_ =
           MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
-      log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
     }
-    journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume, comm_);
+    if (options_.replays()) {
+      journal_ = std::make_unique<RewardJournal>(dir, step, comm_);
+    } else {
+      if (comm_.root()) log_ = std::make_unique<RunLog>(dir, step, config_.monitor.tensorboard);
+      journal_ = std::make_unique<RewardJournal>(dir, step, options_.resume, comm_);
+    }
+    if (options_.on_begin && comm_.root()) options_.on_begin(step);
     collector_ = std::make_unique<Collector<T>>(
         typename Collector<T>::Parts{config_, *model_, tokenizer_, prompts_, train_problems_,
                                      *order_, rewards_, *journal_, tape_, comm_},
@@ -95,10 +101,12 @@ class Trainer {
 
     if (options_.final_eval && !eval_problems_.empty()) result.before = Eval(step);
     {
-      Progress progress(config_.train.steps, "step", step);
-      for (bool stop = comm_.Max(signals.caught()) != 0; !stop && step < config_.train.steps;) {
+      const idx last = options_.replays() ? options_.replay_to : config_.train.steps;
+      Progress progress(last, "step", step);
+      for (bool stop = comm_.Max(signals.caught()) != 0; !stop && step < last;) {
         ++step;
         const ordered_json metrics = Step(step);
+        if (options_.on_step && comm_.root()) options_.on_step(metrics);
         result.reward = metrics.at("critic/score/mean").get<double>();
         if (options_.progress && comm_.root()) {
           progress.Update(
@@ -111,7 +119,8 @@ class Trainer {
         result.signal = comm_.Max(signals.caught());
         stop = result.signal != 0;
         const bool due = config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0;
-        if (due || stop || step == config_.train.steps) Save(step);
+        if (options_.replays()) continue;
+        if (due || stop || step == last) Save(step);
       }
     }
     const bool evaluate = options_.final_eval && !eval_problems_.empty() && result.signal == 0;
@@ -160,18 +169,28 @@ class Trainer {
   // Makes or continues the run's folder; returns the steps already taken.
   idx Open() {
     initial_digest_ = weights_.DigestHex();
-    if (config_.monitor.kl_every > 0) {
+    if (config_.monitor.kl_every > 0 && !options_.replays()) {
       const bool shared = BeginsAsItsBase(config_, weights_.config);
       if (!shared) reference_ = std::make_unique<PackedWeights<T>>(weights_, false);
       reference_model_ = std::make_unique<Transformer<T>>(shared ? *packed_ : *reference_, !shared);
     }
     AgreeOn(Manifest());
-    if (!options_.resume) {
+    if (!options_.resume && !options_.replays()) {
       if (comm_.root()) folder_.Begin(PrintTrainConfig(config_), Manifest());
       return 0;
     }
-    if (comm_.root()) folder_.Continue(Manifest());
-    const auto kept = folder_.Load(weights_, optimizer_, comm_);
+    if (comm_.root()) {
+      if (options_.replays()) {
+        ordered_json manifest = Manifest();
+        manifest.erase("isa");  // the name is free where the fingerprint is the same
+        folder_.Compare(manifest);
+      } else {
+        folder_.Continue(Manifest());
+      }
+    }
+    const auto kept = options_.replays()
+                          ? folder_.Load(weights_, optimizer_, comm_, options_.replay_from)
+                          : folder_.Load(weights_, optimizer_, comm_);
     if (!kept.has_value()) return 0;
     packed_->Update(weights_);
     // Checkpoints from before there was dynamic sampling do not name it.
@@ -258,13 +277,17 @@ class Trainer {
   }
 
   ordered_json Step(idx step) {
+    SetFaultStep(step);
     const double step_start = Seconds();
     const Comm::Traffic traffic = comm_.traffic();
     ordered_json metrics;
     metrics["training/global_step"] = step;
     metrics["training/epoch"] =
         static_cast<double>(collector_->position()) / static_cast<double>(train_problems_.size());
+    updater_->FlipPacked("packed");
     std::vector<RolloutGroup> groups = collector_->Collect(step, metrics);
+    updater_->FlipPacked("packed_learn");
+    updater_->FlipSampled(groups);
     const double recheck_start = Seconds();
     updater_->Recheck(step, groups, metrics);
     const double recheck_end = Seconds();
@@ -288,6 +311,7 @@ class Trainer {
     PutPerformanceMetrics(weights_.config, groups, learned,
                           gemm_rate_ * static_cast<double>(comm_.size()), metrics);
     PutRankMetrics(groups, traffic, metrics);
+    if (options_.replays()) return metrics;
 
     if (config_.eval.every > 0 && step % config_.eval.every == 0 && !eval_problems_.empty()) {
       const double start = Seconds();
@@ -321,6 +345,7 @@ class Trainer {
 
   void KlToStart(idx step, const std::vector<RolloutGroup>& groups, ordered_json& metrics) {
     if (config_.monitor.kl_every <= 0 || step % config_.monitor.kl_every != 0) return;
+    if (options_.replays()) return;  // it changes nothing
     comm_.Note("reference", step);
     std::vector<RolloutGroup> scored = groups;
     std::vector<int> owner;
@@ -422,7 +447,7 @@ TrainConfig ForRanks(TrainConfig config, const Comm& comm) {
 TrainResult Train(const TrainConfig& given, const TrainOptions& options, Comm& comm) {
   comm.Watch(given.run.heartbeat_s);
   const TrainConfig config = ForRanks(given, comm);
-  ValidateTrainConfig(config);
+  ValidateTrainConfig(config, !options.replays());
   SelectIsa(config.run.isa);
   SetNumThreads(config.run.threads > 0 ? static_cast<int>(config.run.threads)
                                        : std::max(1, AllowedCpus() / comm.sharing_cpus()));

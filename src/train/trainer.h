@@ -1,6 +1,8 @@
 // The training run: generate, score, advantages, learn, step, log, evaluate, checkpoint.
 #pragma once
 
+#include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,12 @@ struct TrainOptions {
   bool resume = false;     // continue the run in config.run.dir from its newest good checkpoint
   bool progress = true;    // the progress line on stderr
   bool final_eval = true;  // evaluate before the first and after the last step
+  // A replay (train/replay.h): takes the steps up to `replay_to` again, from the newest good
+  // checkpoint before `replay_from`, with the rewards of the journal. Only reads the run's folder.
+  idx replay_from = 0, replay_to = 0;
+  bool replays() const { return replay_to > 0; }
+  std::function<void(idx step)> on_begin;                              // the steps already taken
+  std::function<void(const nlohmann::ordered_json& metrics)> on_step;  // after every step
 };
 
 // An evaluated answer, for people.

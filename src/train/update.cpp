@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
+#include "base/hash.h"
 #include "base/pack.h"
+#include "model/seals.h"
 #include "train/collect.h"
 
 namespace opo {
@@ -30,6 +34,15 @@ LossFunction LossOf(const AlgorithmConfig& algorithm, idx updates) {
   };
 }
 
+// ", first at prompt 3 ..."
+std::string FirstMismatch(std::span<const RolloutGroup> groups, const LearnResult& result) {
+  for (const RolloutGroup& group : groups) {
+    if (group.number != result.mismatched_group) continue;
+    return ", first at " + PlaceOf(group, result.mismatched_sample, result.mismatched_token);
+  }
+  return "";
+}
+
 }  // namespace
 
 template <class T>
@@ -37,6 +50,33 @@ Updater<T>::Updater(const Parts& parts, idx micro_batch_bytes)
     : parts_(parts),
       learner_(parts.model, parts.weights.layout, LearnerSettings(parts.config, micro_batch_bytes)),
       gradient_(parts.comm, parts.weights.layout) {}
+
+template <class T>
+void Updater<T>::FlipPacked(const char* target) {
+  if (!FaultsArmed()) return;
+  if (const auto fault = FaultAt("flip", target)) {
+    *parts_.packed.ByteAt(fault->index) ^= static_cast<std::byte>(1 << fault->bit % 8);
+  }
+}
+
+template <class T>
+void Updater<T>::FlipSampled(std::span<RolloutGroup> groups) {
+  if (!FaultsArmed()) return;
+  for (RolloutGroup& group : groups) {
+    for (Rollout& rollout : group.rollouts) CorruptNumbers("logprob", std::span(rollout.logprobs));
+  }
+  const auto flip = [&](const Segment<T>& segment) {
+    if (segment.record() == Record::kNone) return;
+    const auto fault = FaultAt("flip", "tape");
+    if (!fault.has_value()) return;
+    *RecordByteAt(segment, parts_.model.pool().activations(), fault->index) ^=
+        static_cast<std::byte>(1 << fault->bit % 8);
+  };
+  for (const auto& group : parts_.tape.groups) {
+    flip(group.prefix);
+    for (const Segment<T>& sample : group.samples) flip(sample);
+  }
+}
 
 template <class T>
 void Updater<T>::Recheck(idx step, std::span<const RolloutGroup> groups, ordered_json& metrics) {
@@ -47,11 +87,11 @@ void Updater<T>::Recheck(idx step, std::span<const RolloutGroup> groups, ordered
   metrics["exact/rechecked_rows"] = result.rows;
   metrics["exact/mismatched_rows"] = result.mismatched;
   if (result.mismatched == 0) return;
+  CheckPacked(step);
   Fail(ErrorCode::kExactness,
-       "step {}: {} of {} rows of the tape differ from what the learner computes: the exactness "
-       "contract is broken; the weights were not changed. run.tape_mb = 0 does without the tape; "
-       "`opo doctor` checks this machine",
-       step, result.mismatched, result.rows);
+       "step {}: {} of {} rows of the tape differ from what the learner computes, first {}: {}. "
+       "run.tape_mb = 0 does without the tape",
+       step, result.mismatched, result.rows, result.place, kContractBroken);
 }
 
 template <class T>
@@ -106,15 +146,19 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, con
   }
   Packer results;
   gradient_.Run(deal, [&](idx shard, float* grad, const GradientSum::LayerDone& layer_done) {
-    results.Put(learner_.Accumulate(shards[static_cast<std::size_t>(shard)], loss, grad,
-                                    &parts_.tape, layer_done));
+    results.Put(Accumulate(step, shards[static_cast<std::size_t>(shard)], loss, grad, layer_done));
   });
   LearnResult sum;
   for (const std::string& of_rank : comm.AllGather(results.Take())) {
     for (Unpacker in(of_rank); !in.done();) sum.Add(in.Get<LearnResult>());
   }
   parts_.tape.Clear();  // the weights change now
-  if (update == 0) CheckExact(step, groups.front(), sum);
+  const double check_start = Seconds();
+  CheckPacked(step);
+  if (update == 0) CheckExact(step, groups, sum);
+  CheckSeals(step, groups);
+  PutGradientDigest(metrics);
+  metrics["timing_s/check"] = metrics.value("timing_s/check", 0.0) + Seconds() - check_start;
 
   const double norm = GradientNorm(gradient_.sum(), comm);
   if (!std::isfinite(norm) || !std::isfinite(sum.loss)) {
@@ -138,20 +182,77 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, con
 }
 
 template <class T>
-void Updater<T>::CheckExact(idx step, const RolloutGroup& group, LearnResult& result) {
+LearnResult Updater<T>::Accumulate(idx step, std::span<const LearnGroup> groups,
+                                   const LossFunction& loss, float* grad,
+                                   const GradientSum::LayerDone& layer_done) {
+  try {
+    return learner_.Accumulate(groups, loss, grad, &parts_.tape, layer_done);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kExactness) throw;
+    Fail(ErrorCode::kExactness, "step {}: {}", step, error.what());
+  }
+}
+
+// Each rank digests the blocks of its part. Of a step's updates one after the other.
+template <class T>
+void Updater<T>::PutGradientDigest(ordered_json& metrics) {
+  const SlabPart& part = gradient_.part();
+  static_assert(kSlabBlock % kDigestBlock == 0);
+  const std::vector<BlockDigest> own = DigestBlocks(
+      gradient_.sum().span(), CeilDiv(part.begin, kDigestBlock), CeilDiv(part.end, kDigestBlock));
+  const auto bytes = std::as_bytes(std::span(own));
+  std::vector<BlockDigest> blocks;
+  for (const std::string& of_rank :
+       parts_.comm.AllGather({reinterpret_cast<const char*>(bytes.data()), bytes.size()})) {
+    const std::size_t first = blocks.size();
+    blocks.resize(first + of_rank.size() / sizeof(BlockDigest));
+    std::memcpy(blocks.data() + first, of_rank.data(), of_rank.size());
+  }
+  const std::string digest = JoinDigests(blocks);
+  const auto before = metrics.find("exact/gradient_digest");
+  metrics["exact/gradient_digest"] =
+      before == metrics.end() ? digest : HexDigest(before->get<std::string>() + digest);
+}
+
+template <class T>
+void Updater<T>::CheckPacked(idx step) const {
+  const std::string flaw = parts_.packed.FindFlaw();
+  if (flaw.empty()) return;
+  Fail(ErrorCode::kExactness,
+       "step {}: the packed weights changed in memory after they were packed: {}: {}", step, flaw,
+       kContractBroken);
+}
+
+template <class T>
+void Updater<T>::CheckSeals(idx step, std::span<const RolloutGroup> groups) {
+  for (const RolloutGroup& group : groups) {
+    for (std::size_t s = 0; s < group.rollouts.size(); ++s) {
+      const idx token = FirstBrokenToken(group.rollouts[s]);
+      if (token < 0) continue;
+      Fail(ErrorCode::kExactness,
+           "step {}: {}: the token, or a number of it, changed in memory after it was sampled: {}",
+           step, PlaceOf(group, static_cast<idx>(s), token), kContractBroken);
+    }
+  }
+}
+
+template <class T>
+void Updater<T>::CheckExact(idx step, std::span<const RolloutGroup> groups, LearnResult& result) {
   if (result.compared_tokens == 0) {
     // No group has a gradient: compare one all the same, before momentum moves the weights.
-    const LearnResult check = learner_.Compare(group);
+    const LearnResult check = learner_.Compare(groups.front());
     result.compared_tokens = check.compared_tokens;
     result.mismatched_tokens = check.mismatched_tokens;
+    result.mismatched_group = check.mismatched_group;
+    result.mismatched_sample = check.mismatched_sample;
+    result.mismatched_token = check.mismatched_token;
     result.logprob_diff_max = check.logprob_diff_max;
   }
   if (result.mismatched_tokens == 0 && result.compared_tokens > 0) return;
   Fail(ErrorCode::kExactness,
-       "step {}: {} of {} log-probs differ between sampler and learner (at most by {:.3g}): the "
-       "exactness contract is broken; the weights were not changed. `opo doctor` checks this "
-       "machine",
-       step, result.mismatched_tokens, result.compared_tokens, result.logprob_diff_max);
+       "step {}: {} of {} log-probs differ between sampler and learner (at most by {:.3g}){}: {}",
+       step, result.mismatched_tokens, result.compared_tokens, result.logprob_diff_max,
+       FirstMismatch(groups, result), kContractBroken);
 }
 
 template class Updater<float>;

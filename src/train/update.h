@@ -27,6 +27,11 @@ class Updater {
   };
   Updater(const Parts& parts, idx micro_batch_bytes);
 
+  // Planted faults: flip:packed (before sampling) and flip:packed_learn, of the packed weights;
+  // flip:logprob, where every rollout is an occasion; flip:tape, where every taped segment is.
+  void FlipPacked(const char* target);
+  void FlipSampled(std::span<RolloutGroup> groups);
+
   // The tape's part of E1: what is on it is what the learner would compute. Puts
   // "exact/taped_rows", "exact/rechecked_rows" and "exact/mismatched_rows". Throws
   // Error(kExactness) where a row differs.
@@ -44,7 +49,13 @@ class Updater {
   LearnResult Step(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
                    const LossFunction& loss, idx update, idx total_updates,
                    nlohmann::ordered_json& metrics);
-  void CheckExact(idx step, const RolloutGroup& group, LearnResult& result);
+  LearnResult Accumulate(idx step, std::span<const LearnGroup> groups, const LossFunction& loss,
+                         float* grad, const GradientSum::LayerDone& layer_done);
+  void PutGradientDigest(nlohmann::ordered_json& metrics);
+  void CheckExact(idx step, std::span<const RolloutGroup> groups, LearnResult& result);
+  // Nothing that the update came from may have changed in memory since it was made.
+  void CheckSeals(idx step, std::span<const RolloutGroup> groups);
+  void CheckPacked(idx step) const;
 
   Parts parts_;
   Learner<T> learner_;

@@ -132,7 +132,9 @@ TEST(Ranks, AnErrorOfOneEndsAllWithItsMessage) {
   const ProgramResult result = RunOnRanks(
       3, Arguments(scratch / "run", {"reward.0.kind=program", "reward.0.pattern=", command}));
   EXPECT_EQ(result.exit_code, 1) << result.err;
-  EXPECT_NE(result.err.find("), step 1, reward: "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("), evaluation: the reward \"program\" failed (crash): problem "),
+            std::string::npos)
+      << result.err;
   EXPECT_NE(result.err.find("no luck"), std::string::npos) << result.err;
   const auto said = result.err.find("opo: rank ");
   EXPECT_EQ(result.err.find("opo: rank ", said + 1), std::string::npos) << result.err;
