@@ -4,6 +4,7 @@
 
 #include "app/command.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "comm/comm.h"
 
 int main(int argc, char** argv) {
@@ -39,6 +40,7 @@ int main(int argc, char** argv) {
     return static_cast<int>(code);
   };
   try {
+    opo::SetFaultsFromEnvironment();
     app.parse(argc, argv);
     std::fflush(stdout);
     return exit_code;

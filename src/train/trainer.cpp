@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/parallel.h"
@@ -237,6 +238,7 @@ class Trainer {
   }
 
   ordered_json Step(idx step) {
+    SetFaultStep(step);
     const double step_start = Seconds();
     ordered_json metrics;
     metrics["training/global_step"] = step;
