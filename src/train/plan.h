@@ -68,6 +68,11 @@ struct StepTimePlan {
   double total() const { return prefill + decode + recheck + forward + head + backward + update; }
 };
 
+// PlanMemory() of a run that is about to begin: prompts as long as they may be, up to a usual
+// length, since they are not known yet. Throws Error(kUsage) where it takes more than can be had
+// here.
+MemoryPlan PlanRun(const TrainConfig& config, const ModelConfig& model);
+
 // Seconds of a step on several machines like this one, each with its share of the prompts: the
 // gradient goes in and out of each once, at `net` bytes a second, and every machine takes the
 // optimizer step. A figure to compare with: the program runs on one machine so far.
