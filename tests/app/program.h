@@ -50,38 +50,78 @@ inline std::string ReadText(const std::string& path) {
   return text.str();
 }
 
-// `signal_after`: sends `signal` that many milliseconds after the start (-1: never). `input` is
-// what it reads from stdin.
+// A program that was started: `prefix` and then opo with these arguments. `input` is what it reads
+// from stdin. Killed where its object ends first.
+class RunningProgram {
+ public:
+  explicit RunningProgram(const std::vector<std::string>& arguments, const std::string& input = "",
+                          const std::vector<std::string>& prefix = {}) {
+    const std::string program = std::string(OPO_BUILD_DIR) + "/opo";
+    std::vector<std::string> words = prefix;
+    words.push_back(program);
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    const std::string in = scratch_ / "in";
+    const std::string out = scratch_ / "out";
+    const std::string err = scratch_ / "err";
+    std::ofstream(in) << input;
+    child_ = ::fork();
+    if (child_ == 0) {
+      ::dup2(::open(in.c_str(), O_RDONLY), 0);
+      ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0644), 1);
+      ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0644), 2);
+      ::execvp(argv[0], argv.data());
+      ::_exit(127);
+    }
+  }
+  RunningProgram(const RunningProgram&) = delete;
+  RunningProgram& operator=(const RunningProgram&) = delete;
+  ~RunningProgram() {
+    if (child_ < 0) return;
+    ::kill(child_, SIGKILL);
+    ::waitpid(child_, nullptr, 0);
+  }
+
+  pid_t pid() const { return child_; }
+  void Signal(int signal) const { ::kill(child_, signal); }
+  std::string err() const { return ReadText(scratch_ / "err"); }
+  // Returns once it has stopped itself (SIGSTOP), or ended: false.
+  bool WaitUntilStopped() {
+    int status = 0;
+    ::waitpid(child_, &status, WUNTRACED);
+    if (WIFSTOPPED(status)) return true;
+    End(status);
+    return false;
+  }
+  ProgramResult Wait() {
+    int status = 0;
+    if (child_ >= 0 && ::waitpid(child_, &status, 0) >= 0) End(status);
+    return result_;
+  }
+
+ private:
+  void End(int status) {
+    child_ = -1;
+    result_.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    result_.out = ReadText(scratch_ / "out");
+    result_.err = ReadText(scratch_ / "err");
+  }
+  ScratchFolder scratch_;
+  pid_t child_ = -1;
+  ProgramResult result_;
+};
+
+// `signal_after`: sends `signal` that many milliseconds after the start (-1: never).
 inline ProgramResult RunProgram(const std::vector<std::string>& arguments, int signal_after = -1,
                                 int signal = SIGKILL, const std::string& input = "") {
-  const ScratchFolder scratch;
-  const std::string program = std::string(OPO_BUILD_DIR) + "/opo";
-  const std::string out = scratch / "out";
-  const std::string err = scratch / "err";
-  const std::string in = scratch / "in";
-  std::ofstream(in) << input;
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::dup2(::open(in.c_str(), O_RDONLY), 0);
-    ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0644), 1);
-    ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0644), 2);
-    std::vector<char*> argv = {const_cast<char*>(program.c_str())};
-    for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-    argv.push_back(nullptr);
-    ::execv(program.c_str(), argv.data());
-    ::_exit(127);
-  }
+  RunningProgram program(arguments, input);
   if (signal_after >= 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(signal_after));
-    ::kill(child, signal);
+    program.Signal(signal);
   }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  ProgramResult result;
-  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  result.out = ReadText(out);
-  result.err = ReadText(err);
-  return result;
+  return program.Wait();
 }
 
 inline std::string Example(const std::string& name) {
