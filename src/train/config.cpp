@@ -209,8 +209,8 @@ void VisitFields(Fields& f, OptimizerConfig& c) {
   f.Field("weight_decay", c.weight_decay, "AdamW: decoupled decay of matrices", Range(0, 1));
   f.Field("clip_norm", c.clip_norm, "largest norm of the gradient; 0: no clipping", AtLeast(0));
   f.Field("on_nonfinite", c.on_nonfinite,
-          "what happens where a reward, an advantage or the gradient is NaN or infinite: the run "
-          "stops, or the update is left out; the batch is written to RUN/nonfinite either way",
+          "where a reward, an advantage or the gradient is NaN or infinite: end the run, or leave "
+          "the update out",
           OneOf({"stop", "skip"}));
   f.Field("mini_batch", c.mini_batch, "prompts an optimizer step; 0: rollout.prompts",
           Range(0, kMaxSize));
