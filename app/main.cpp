@@ -1,6 +1,8 @@
 // opo: reinforcement-learning post-training of language models, exactly on policy, on CPUs.
+#include <csignal>
 #include <cstdio>
 #include <exception>
+#include <new>
 
 #include "app/command.h"
 #include "base/error.h"
@@ -8,6 +10,7 @@
 #include "comm/comm.h"
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a quota's write fails with EFBIG, and says so
   CLI::App app{"opo: RL post-training of language models, exactly on policy, on CPUs"};
   app.name("opo");
   app.require_subcommand(1);
@@ -63,7 +66,10 @@ int main(int argc, char** argv) {
   } catch (const opo::Error& e) {
     return fail(e.code(), e.what());
   } catch (const std::bad_alloc&) {
-    return fail(opo::ErrorCode::kWork, "out of memory");
+    return fail(opo::ErrorCode::kWork,
+                "out of memory: free some, raise the limit (ulimit -v, the container's), or set a "
+                "smaller run.memory_mb, rollout.slots or run.threads; `opo plan` says what a run "
+                "takes");
   } catch (const std::exception& e) {
     return fail(opo::ErrorCode::kWork, fmt::format("internal error: {}", e.what()));
   }

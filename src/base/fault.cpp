@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <cstdlib>
@@ -18,6 +19,10 @@ namespace {
 
 constexpr std::string_view kKinds[] = {"nan",   "inf",  "flip", "write", "fsync",
                                        "short", "kill", "stop", "throw"};
+
+constexpr std::pair<std::string_view, int> kErrors[] = {
+    {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EIO", EIO},    {"EROFS", EROFS},
+    {"EFBIG", EFBIG},   {"EACCES", EACCES}, {"EINTR", EINTR}};
 
 struct Armed {
   Fault fault;
@@ -72,6 +77,17 @@ Armed Parse(const std::string& text) {
   }
   f.target = parts[1];
   if (f.kind == "write" && f.target == "short") std::swap(f.kind, f.target);
+  if (f.kind == "write" || f.kind == "fsync") {
+    for (const auto& [name, number] : kErrors) {
+      if (f.target == name) f.error = number;
+    }
+    if (f.error == 0) {
+      std::vector<std::string_view> names;
+      for (const auto& [name, number] : kErrors) names.push_back(name);
+      Fail(ErrorCode::kUsage, "OPO_FAULT: `{}`: error \"{}\" is none of {}", text, f.target,
+           fmt::join(names, ", "));
+    }
+  }
   for (std::size_t i = 2; i < parts.size(); ++i) {
     const std::size_t equals = parts[i].find('=');
     const std::string key = parts[i].substr(0, equals);

@@ -40,6 +40,7 @@ struct Fault {
   idx nth = 1;
   idx count = 1;
   idx after = -1;
+  int error = 0;  // errno of write and fsync
   std::string path;
   idx index = 0;
   int bit = 0;

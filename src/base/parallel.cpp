@@ -1,10 +1,15 @@
 #include "base/parallel.h"
 
+#include <fmt/format.h>
 #include <sched.h>
 
 #include <atomic>
+#include <exception>
 #include <memory>
+#include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace opo {
@@ -22,6 +27,18 @@ void Pause() {
 
 thread_local bool in_parallel = false;
 
+// Marks this thread as one that runs tasks.
+class Inside {
+ public:
+  Inside() : outer_(std::exchange(in_parallel, true)) {}
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+  ~Inside() { in_parallel = outer_; }
+
+ private:
+  bool outer_;
+};
+
 class Pool {
  public:
   ~Pool() { Stop(); }
@@ -38,10 +55,8 @@ class Pool {
   void Run(idx n, void (*task)(void*, idx), void* context) {
     if (n <= 0) return;
     if (n == 1 || size_ <= 1 || in_parallel) {
-      const bool outer = in_parallel;
-      in_parallel = true;
+      const Inside inside;
       for (idx i = 0; i < n; ++i) task(context, i);
-      in_parallel = outer;
       return;
     }
     Start();
@@ -60,6 +75,7 @@ class Pool {
         std::this_thread::yield();
       }
     }
+    if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
   }
 
  private:
@@ -67,8 +83,14 @@ class Pool {
     if (!workers_.empty()) return;
     stop_ = false;
     const unsigned epoch = epoch_.load();
-    for (int i = 1; i < size_; ++i) {
-      workers_.emplace_back([this, epoch] { Loop(epoch); });
+    try {
+      for (int i = 1; i < size_; ++i) {
+        workers_.emplace_back([this, epoch] { Loop(epoch); });
+      }
+    } catch (const std::system_error& error) {
+      // A limit on processes or memory. Fewer threads give the same bits.
+      const int wanted = std::exchange(size_, static_cast<int>(workers_.size()) + 1);
+      fmt::print(stderr, "warning: {} threads instead of {}: {}\n", size_, wanted, error.what());
     }
   }
 
@@ -81,12 +103,17 @@ class Pool {
   }
 
   void Work() {
-    in_parallel = true;
-    for (idx i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
-         i = next_.fetch_add(1, std::memory_order_relaxed)) {
-      task_(context_, i);
+    const Inside inside;
+    try {
+      for (idx i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
+           i = next_.fetch_add(1, std::memory_order_relaxed)) {
+        task_(context_, i);
+      }
+    } catch (...) {
+      next_.store(count_, std::memory_order_relaxed);  // nobody begins another
+      const std::lock_guard lock(thrown_mutex_);
+      if (!thrown_) thrown_ = std::current_exception();
     }
-    in_parallel = false;
   }
 
   void Loop(unsigned seen) {
@@ -102,6 +129,8 @@ class Pool {
     }
   }
 
+  std::mutex thrown_mutex_;
+  std::exception_ptr thrown_;  // of the first task that threw
   int size_ = 1;
   std::vector<std::thread> workers_;
   void (*task_)(void*, idx) = nullptr;

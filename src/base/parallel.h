@@ -20,8 +20,8 @@ namespace internal {
 void RunParallel(idx n, void (*task)(void*, idx), void* context);
 }
 
-// Calls task(i) once for each i in [0, n), on any thread, in any order, and returns when all are
-// done. Tasks must not throw. A call from within a task runs on that task's thread alone.
+// Calls task(i) once for each i in [0, n), on any thread, in any order; all are done at its return.
+// What one throws is thrown here, and some may be left out. A task's own call runs on its thread.
 template <class Task>
 void ParallelFor(idx n, const Task& task) {
   internal::RunParallel(

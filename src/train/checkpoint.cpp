@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "format/safetensors.h"
@@ -46,28 +46,84 @@ std::string FileDigest(const std::string& path) {
   return digest.Hex();
 }
 
-// What is wrong with a checkpoint's files; "" where nothing is.
-std::string Damage(const Checkpoint& checkpoint) {
+// The paths of all files below `folder`, relative to it, sorted.
+std::vector<std::string> FilesBelow(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_directory()) names.push_back(fs::relative(entry.path(), folder).string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// A manifest's digest over all of itself but this digest.
+constexpr const char* kOwnDigest = "xxh3";
+std::string OwnDigest(ordered_json manifest) {
+  manifest.erase(kOwnDigest);
+  return HexDigest(manifest.dump());
+}
+
+void CheckFiles(const Checkpoint& checkpoint) {
   const std::string manifest_path = checkpoint.path + "/manifest.json";
-  try {
-    const ordered_json manifest = ordered_json::parse(ReadFile(manifest_path));
-    if (manifest.at("files").empty()) return manifest_path + ": lists no files";
-    for (const auto& [name, entry] : manifest.at("files").items()) {
-      const std::string path = checkpoint.path + "/" + name;
-      std::error_code error;
-      if (fs::file_size(path, error) != entry.at("bytes").get<std::uintmax_t>() || error) {
-        return path + ": is missing or has another size than when it was written";
-      }
-      if (FileDigest(path) != entry.at("xxh3").get<std::string>()) {
-        return path + ": differs from what was written";
-      }
+  const ordered_json manifest = ordered_json::parse(ReadFile(manifest_path));
+  const auto bad = ErrorCode::kInput;
+  if (manifest.at(kOwnDigest) != OwnDigest(manifest)) {
+    Fail(bad, "{}: differs from what was written", manifest_path);
+  }
+  if (manifest.at("step") != checkpoint.step) {
+    Fail(bad, "{}: is of step {}", manifest_path, manifest.at("step").dump());
+  }
+  for (const auto& [name, entry] : manifest.at("files").items()) {
+    const std::string path = checkpoint.path + "/" + name;
+    std::error_code error;
+    if (fs::file_size(path, error) != entry.at("bytes").get<std::uintmax_t>() || error) {
+      Fail(bad, "{}: is missing or has another size than when it was written", path);
     }
+    if (FileDigest(path) != entry.at("xxh3").get<std::string>()) {
+      Fail(bad, "{}: differs from what was written", path);
+    }
+  }
+  for (const std::string& name : FilesBelow(checkpoint.path)) {
+    if (name != "manifest.json" && !manifest.at("files").contains(name)) {
+      Fail(bad, "{}/{}: is not in manifest.json", checkpoint.path, name);
+    }
+  }
+}
+
+// A whole checkpoint may have been put into another run's folder, or under another step's name.
+void CheckOrigin(const Checkpoint& checkpoint, const std::string& run_dir) {
+  const std::string path = checkpoint.path + "/state.json";
+  const ordered_json state = ordered_json::parse(ReadFile(path));
+  if (state.at("step") != checkpoint.step) {
+    Fail(ErrorCode::kInput, "{}: is of step {}", path, state.at("step").dump());
+  }
+  const ordered_json run = ordered_json::parse(ReadFile(run_dir + "/manifest.json"));
+  const ordered_json of = state.value("manifest", ordered_json::object());
+  for (const auto& [key, value] : of.items()) {
+    if (key == "opo_version" || !run.contains(key) || run[key] == value) continue;
+    Fail(ErrorCode::kInput, "{}: is of another run: its `{}` is {}, this run's {}", path, key,
+         value.dump(), run[key].dump());
+  }
+}
+
+// What is wrong with a checkpoint; "" where nothing is.
+std::string Damage(const Checkpoint& checkpoint, const std::string& run_dir) {
+  try {
+    CheckFiles(checkpoint);
+    CheckOrigin(checkpoint, run_dir);
   } catch (const Error& e) {
     return e.what();
+  } catch (const fs::filesystem_error& e) {
+    return e.what();
   } catch (const ordered_json::exception& e) {
-    return fmt::format("{}: {}", manifest_path, e.what());
+    return fmt::format("{}: manifest.json or state.json cannot be read: {}", checkpoint.path,
+                       e.what());
   }
   return "";
+}
+
+std::string NotUsed(const Checkpoint& checkpoint, const std::string& damage) {
+  return fmt::format("checkpoint {} is not used: {}", checkpoint.path, damage);
 }
 
 }  // namespace
@@ -90,28 +146,27 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
     WriteFileAtomically(beside + "/state.json", state.dump(2) + "\n");
     ordered_json manifest;
     manifest["step"] = step;
-    std::vector<std::string> names;
-    for (const auto& entry : fs::recursive_directory_iterator(beside)) {
-      if (entry.is_regular_file()) names.push_back(fs::relative(entry.path(), beside).string());
-    }
-    std::sort(names.begin(), names.end());
-    for (const std::string& name : names) {
+    for (const std::string& name : FilesBelow(beside)) {
       const std::string path = beside + "/" + name;
       SyncPath(path);
       manifest["files"][name] = {{"bytes", fs::file_size(path)}, {"xxh3", FileDigest(path)}};
     }
+    manifest[kOwnDigest] = OwnDigest(manifest);
     WriteFileAtomically(beside + "/manifest.json", manifest.dump(2) + "\n");
     SyncPath(beside + "/model");
   } catch (...) {
     fs::remove_all(beside, error);
     throw;
   }
+  FaultPoint("checkpoint-written", beside);
   // Only a damaged or abandoned checkpoint can be in the way: a step is never written twice else.
   fs::remove_all(final_path, error);
   fs::rename(beside, final_path, error);
-  if (error)
+  if (error) {
     Fail(ErrorCode::kWork, "{}: cannot be renamed into place: {}", final_path, error.message());
+  }
   SyncPath(folder);
+  FaultPoint("checkpoint-renamed", final_path);
   return {final_path, step};
 }
 
@@ -120,13 +175,17 @@ std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
                                          idx before) {
   std::vector<Checkpoint> all = ListCheckpoints(run_dir);
   while (!all.empty() && all.back().step >= before) all.pop_back();
+  if (all.empty()) return std::nullopt;
   while (!all.empty()) {
-    const std::string damage = Damage(all.back());
+    const std::string damage = Damage(all.back(), run_dir);
     if (damage.empty()) return all.back();
-    warn(fmt::format("checkpoint {} is not used: {}", all.back().path, damage));
+    warn(NotUsed(all.back(), damage));
     all.pop_back();
   }
-  return std::nullopt;
+  Fail(ErrorCode::kInput,
+       "{0}/checkpoints: all are damaged; restore one, or remove them all to begin this run again "
+       "at its first step",
+       run_dir);
 }
 
 ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, AdamW& optimizer) {
@@ -142,16 +201,38 @@ ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, Adam
   }
 }
 
-void PruneCheckpoints(const std::string& run_dir, idx keep_last, idx best_step) {
-  const std::vector<Checkpoint> all = ListCheckpoints(run_dir);
+void PruneCheckpoints(const std::string& run_dir, const Checkpoint& written, idx keep_last,
+                      idx best_step, const std::function<void(const std::string&)>& warn) {
+  std::vector<Checkpoint> all = ListCheckpoints(run_dir);
+  std::reverse(all.begin(), all.end());
+  const idx keep = std::max<idx>(1, keep_last);
+  if (std::ssize(all) <= keep) all.clear();  // nothing to remove, so nothing has to be known
   std::error_code error;
-  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max<idx>(1, keep_last)) < all.size();
-       ++i) {
-    if (all[i].step != best_step) fs::remove_all(all[i].path, error);
+  idx whole = 0;
+  for (const Checkpoint& checkpoint : all) {
+    if (whole < keep) {
+      const bool known = checkpoint.step == written.step;
+      const std::string damage = known ? "" : Damage(checkpoint, run_dir);
+      if (damage.empty()) ++whole;
+      if (!damage.empty()) warn(NotUsed(checkpoint, damage));
+    } else if (checkpoint.step != best_step) {
+      // Out of the way at once: a kill must not leave half of one under its name.
+      const std::string removed = checkpoint.path + std::string(kPartial);
+      fs::remove_all(removed, error);
+      fs::rename(checkpoint.path, removed, error);
+      FaultPoint("checkpoint-removing", removed);
+    }
   }
+  RemoveUnfinished(run_dir);
+}
+
+void RemoveUnfinished(const std::string& run_dir) {
+  std::error_code error;
+  std::vector<fs::path> found;
   for (const auto& entry : fs::directory_iterator(run_dir + "/checkpoints", error)) {
-    if (entry.path().string().ends_with(kPartial)) fs::remove_all(entry.path(), error);
+    if (entry.path().string().ends_with(kPartial)) found.push_back(entry.path());
   }
+  for (const fs::path& path : found) fs::remove_all(path, error);
 }
 
 }  // namespace opo

@@ -5,7 +5,8 @@
 //                                            an adapter a PEFT folder
 //                              /optimizer.safetensors   m and v, as slabs
 //                              /state.json              what a resume needs beside them
-//                              /manifest.json           size and XXH3-128 of every file
+//                              /manifest.json           the step, size and XXH3-128 of every file,
+//                                                       and one over itself
 #pragma once
 
 #include <functional>
@@ -32,8 +33,9 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
                            AdamW& optimizer, const Tokenizer& tokenizer, const std::string& base,
                            const nlohmann::ordered_json& state);
 
-// The newest checkpoint of the run whose files all agree with its manifest; damaged ones are
-// reported through `warn`. Nothing where there is none.
+// The newest checkpoint of the run that is whole: its files are those of its manifest, to the bit,
+// and of its step and of this run (RUN/manifest.json). Damaged ones are reported through `warn`.
+// Nothing where there is none. Throws Error(kInput) where all that there are are damaged.
 // `before`: only those of earlier steps.
 std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
                                          const std::function<void(const std::string&)>& warn,
@@ -43,8 +45,14 @@ std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
 nlohmann::ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights,
                                       AdamW& optimizer);
 
-// Removes all but the newest `keep_last` and the one of `best_step` (-1: none), and what a killed
-// write left behind.
-void PruneCheckpoints(const std::string& run_dir, idx keep_last, idx best_step);
+// Removes what is older than the newest `keep_last` that are whole, but for the one of `best_step`
+// (-1: none), and what is unfinished. Those that it relies on are read again, except
+// `written`, which has just been: what was damaged on the disk since does not count, and is
+// reported through `warn`.
+void PruneCheckpoints(const std::string& run_dir, const Checkpoint& written, idx keep_last,
+                      idx best_step, const std::function<void(const std::string&)>& warn);
+
+// Removes what a kill left half written, or half removed.
+void RemoveUnfinished(const std::string& run_dir);
 
 }  // namespace opo

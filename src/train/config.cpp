@@ -208,6 +208,10 @@ void VisitFields(Fields& f, OptimizerConfig& c) {
           OneOf({"f32", "bf16"}));
   f.Field("weight_decay", c.weight_decay, "AdamW: decoupled decay of matrices", Range(0, 1));
   f.Field("clip_norm", c.clip_norm, "largest norm of the gradient; 0: no clipping", AtLeast(0));
+  f.Field("on_nonfinite", c.on_nonfinite,
+          "where a reward, an advantage or the gradient is NaN or infinite: end the run, or leave "
+          "the update out",
+          OneOf({"stop", "skip"}));
   f.Field("mini_batch", c.mini_batch, "prompts an optimizer step; 0: rollout.prompts",
           Range(0, kMaxSize));
   f.Field("epochs", c.epochs, "passes over a rollout batch", Range(1, 1000));

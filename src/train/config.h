@@ -85,6 +85,7 @@ struct OptimizerConfig {  // [train]
   double beta2 = 0.95;
   double eps = 1e-8;
   std::string moments = "f32";
+  std::string on_nonfinite = "stop";
   double weight_decay = 0;
   double clip_norm = 1.0;
   idx mini_batch = 0;

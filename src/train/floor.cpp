@@ -3,7 +3,9 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <sstream>
 
 #include "base/clock.h"
 #include "kernels/gemm.h"
@@ -80,17 +82,78 @@ idx PeakRssBytes() {
   return static_cast<idx>(usage.ru_maxrss) * 1024;
 }
 
-idx AvailableMemoryBytes() {
-  idx kb = idx{4} << 20;
-  std::FILE* file = std::fopen("/proc/meminfo", "r");
-  if (file == nullptr) return kb * 1024;
-  char line[256];
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    long long value = 0;
-    if (std::sscanf(line, "MemAvailable: %lld kB", &value) == 1) kb = value;
+namespace {
+
+constexpr idx kNoLimit = std::numeric_limits<idx>::max();
+
+// The number in a file of one; kNoLimit where there is none ("max", no such file). Version 1 writes
+// "no limit" as a number near 2^63.
+idx NumberIn(const std::string& path) {
+  std::ifstream file(path);
+  idx value = 0;
+  return file >> value && value < kNoLimit / 2 ? value : kNoLimit;
+}
+
+// The value of a key in a file of "key value" or "key: value" lines; 0 where it is not there.
+idx ValueIn(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  std::string name;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    idx value = 0;
+    if (words >> name >> value && (name == key || name == key + ":")) return value;
   }
-  std::fclose(file);
-  return kb * 1024;
+  return 0;
+}
+
+// What is left in one group. `stat` names the page cache's lines in memory.stat.
+idx LeftIn(const std::string& folder, const char* limit, const char* usage, const char* stat) {
+  const idx most = NumberIn(folder + "/" + limit);
+  const idx used = NumberIn(folder + "/" + usage);
+  if (most == kNoLimit || used == kNoLimit) return most;
+  const std::string prefix = stat;
+  const idx cache = ValueIn(folder + "/memory.stat", prefix + "active_file") +
+                    ValueIn(folder + "/memory.stat", prefix + "inactive_file");
+  return std::clamp<idx>(most - used + cache, 0, most);
+}
+
+}  // namespace
+
+idx CgroupMemoryBytes(const std::string& membership, const std::string& root) {
+  idx left = kNoLimit;
+  std::istringstream lines(membership);
+  for (std::string line; std::getline(lines, line);) {  // "4:memory:/path", version 2: "0::/path"
+    const std::size_t first = line.find(':');
+    const std::size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool two = controllers == ",,";
+    if (!two && controllers.find(",memory,") == std::string::npos) continue;
+    const std::string top = two ? root : root + "/memory";
+    // Up to the root, which in a container is its own group whatever the path says.
+    for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
+      while (path.ends_with('/')) path.pop_back();
+      left = std::min(left, two ? LeftIn(top + path, "memory.max", "memory.current", "")
+                                : LeftIn(top + path, "memory.limit_in_bytes",
+                                         "memory.usage_in_bytes", "total_"));
+      if (path.find('/') == std::string::npos) break;
+    }
+  }
+  return left;
+}
+
+idx AvailableMemoryBytes() {
+  const idx machine = ValueIn("/proc/meminfo", "MemAvailable") * 1024;
+  std::ostringstream membership;
+  membership << std::ifstream("/proc/self/cgroup").rdbuf();
+  idx available = std::min(machine > 0 ? machine : idx{4} << 30,
+                           CgroupMemoryBytes(membership.str(), "/sys/fs/cgroup"));
+  rlimit space{};
+  if (::getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+    const idx used = ValueIn("/proc/self/status", "VmSize") * 1024;
+    available = std::min(available, std::max<idx>(0, static_cast<idx>(space.rlim_cur) - used));
+  }
+  return available;
 }
 
 }  // namespace opo

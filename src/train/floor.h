@@ -2,6 +2,8 @@
 // rate measured in this process. Step time over floor is the figure that the project drives down.
 #pragma once
 
+#include <string>
+
 #include "model/config.h"
 
 namespace opo {
@@ -23,7 +25,12 @@ double MeasureGemmRate(const ModelConfig& config, DType dtype, double seconds);
 
 // Peak resident memory of the process so far, in bytes.
 idx PeakRssBytes();
-// Memory that the machine could give now (MemAvailable), in bytes.
+// Memory that this process could get now, in bytes: what the machine has available, within what is
+// left of its control groups' limits and of its address space (ulimit -v).
 idx AvailableMemoryBytes();
+// The control groups' part. `membership` is the text of /proc/self/cgroup, `root` where their file
+// systems are, /sys/fs/cgroup: versions 1 and 2, and all groups above. The page cache counts as
+// free. The largest idx where there is no limit.
+idx CgroupMemoryBytes(const std::string& membership, const std::string& root);
 
 }  // namespace opo

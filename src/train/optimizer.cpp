@@ -1,12 +1,17 @@
 #include "train/optimizer.h"
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numbers>
+#include <type_traits>
 #include <vector>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/parallel.h"
 #include "base/rng.h"
 #include "kernels/kernels.h"
@@ -122,6 +127,56 @@ void AdamW::Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, d
         });
       },
       moments_);
+}
+
+namespace {
+
+// Whether any of n numbers is infinite or NaN, or (`squares`) below 0: compared as integers, which
+// the compiler makes vectors of.
+template <class T>
+bool AnyBad(const T* values, idx n, bool squares) {
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>;
+  constexpr Bits kInfinity = sizeof(T) == 4 ? 0x7f800000U : 0x7f80U;
+  constexpr Bits kAll = std::numeric_limits<Bits>::max();
+  const Bits mask = squares ? kAll : static_cast<Bits>(kAll >> 1);
+  Bits bad = 0;
+  for (idx i = 0; i < n; ++i) {
+    const Bits bits = static_cast<Bits>(std::bit_cast<Bits>(values[i]) & mask);
+    bad |= static_cast<Bits>(bits >= kInfinity);
+  }
+  return bad != 0;
+}
+
+}  // namespace
+
+std::string AdamW::FindBadMoment(const SlabLayout& layout) {
+  const auto look = [&]<class T>(Moments<T>& moments) -> std::string {
+    if (FaultsArmed()) CorruptNumbers("moment", moments.m.span());
+    const auto in = [&](idx begin, idx end) {  // of the slab
+      const idx at = begin - part_.begin;
+      return AnyBad(moments.m.data() + at, end - begin, false)  ? "m"
+             : AnyBad(moments.v.data() + at, end - begin, true) ? "v"
+                                                                : nullptr;
+    };
+    std::atomic<bool> any = false;
+    ParallelFor(static_cast<idx>(chunks_.size()), [&](idx i) {
+      const Chunk& c = chunks_[static_cast<std::size_t>(i)];
+      if (in(c.begin, c.end) != nullptr) any = true;
+    });
+    if (!any) return "";
+    for (const TensorSpec& t : layout.tensors) {
+      const idx end = std::min(part_.end, t.offset + t.size());
+      for (idx i = std::max(part_.begin, t.offset); i < end; ++i) {
+        const char* which = in(i, i + 1);
+        if (which != nullptr) return fmt::format("{} of {}[{}]", which, t.name, i - t.offset);
+      }
+    }
+    return "";
+  };
+  for (std::string& found : comm_.AllGather(std::visit(look, moments_))) {
+    if (!found.empty()) return std::move(found);
+  }
+  return "";
 }
 
 DType AdamW::dtype() const {

@@ -37,6 +37,10 @@ class AdamW {
   // trainer does.
   void Step(Buffer<float>& weights, const Buffer<float>& grad, double lr, double grad_scale);
 
+  // The first moment that a step could not go on from: one that is not finite, or a mean of squares
+  // below 0, as "m of NAME[i]"; "" where there is none. All ranks call it, and get the same.
+  std::string FindBadMoment(const SlabLayout& layout);
+
   idx steps() const { return steps_; }
   void SetSteps(idx steps) { steps_ = steps; }
 

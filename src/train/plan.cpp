@@ -305,6 +305,19 @@ MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx p
                                      : PlanFor<bf16>(config, model, prompt_tokens, ranks);
 }
 
+MemoryPlan PlanRun(const TrainConfig& config, const ModelConfig& model, idx ranks) {
+  const MemoryPlan plan =
+      PlanMemory(config, model, std::min<idx>(config.data.prompt_limit, 64), ranks);
+  const idx available = AvailableMemoryBytes();
+  if (plan.total() > available) {
+    Fail(ErrorCode::kUsage,
+         "run.memory_mb: {} MB, of which this run takes {} MB, but {} MB can be had here (free "
+         "memory, the container's limit, ulimit -v); set it below that",
+         plan.budget >> 20, plan.total() >> 20, available >> 20);
+  }
+  return plan;
+}
+
 MemoryPlan PlanStepMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
                           idx completion_tokens, MemoryPlan plan) {
   const StepShape step(config, prompt_tokens, completion_tokens);

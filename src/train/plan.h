@@ -70,6 +70,11 @@ struct StepTimePlan {
   double total() const { return prefill + decode + recheck + forward + head + backward + update; }
 };
 
+// PlanMemory() of a run that is about to begin: prompts as long as they may be, up to a usual
+// length, since they are not known yet. Throws Error(kUsage) where it takes more than can be had
+// here.
+MemoryPlan PlanRun(const TrainConfig& config, const ModelConfig& model, idx ranks);
+
 // Measures sampler, learner and optimizer in this process, on random weights of the model's shape
 // but of one and of three layers, and scales to a step of `completion_tokens` a sample. Takes some
 // seconds, and the memory of such a model.

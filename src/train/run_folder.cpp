@@ -3,17 +3,22 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/fault.h"
 
 namespace opo {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-void RunFolder::Make() const {
+namespace {
+void Warn(const std::string& text) { fmt::print(stderr, "warning: {}\n", text); }
+}  // namespace
+
+void RunFolder::Make() {
   std::error_code error;
   fs::create_directories(dir_ + "/checkpoints", error);
   if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", dir_, error.message());
+  lock_ = std::make_unique<FileLock>(dir_ + "/lock", dir_);
 }
 
 void RunFolder::Begin(const std::string& config_toml, const ordered_json& manifest) {
@@ -61,8 +66,7 @@ std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimiz
   const bool replays = before != std::numeric_limits<idx>::max();
   std::optional<Checkpoint> checkpoint;
   if (comm.root()) {
-    checkpoint = FindCheckpoint(
-        dir_, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); }, before);
+    checkpoint = FindCheckpoint(dir_, Warn, before);
     if (!checkpoint.has_value() && !replays) {
       fmt::print(stderr, "{}: no checkpoint yet, starting from the first step\n", dir_);
     }
@@ -85,6 +89,8 @@ std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimiz
       Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
            checkpoint->path);
     }
+    Link(*checkpoint);  // a kill may have come before, or the newest one was damaged
+    RemoveUnfinished(dir_);
   } else {
     optimizer.ReceiveTensors();
   }
@@ -114,7 +120,13 @@ void RunFolder::Save(idx step, const Weights& weights, AdamW& optimizer, const T
   state["weights_digest"] = weights.DigestHex();
   const Checkpoint checkpoint =
       WriteCheckpoint(dir_, step, weights, optimizer, tokenizer, base, state);
-  // model -> the newest checkpoint's folder, replaced by a rename.
+  Link(checkpoint);
+  FaultPoint("checkpoint-linked", checkpoint.path);
+  PruneCheckpoints(dir_, checkpoint, config.keep_last, config.keep_best ? best_step_ : -1, Warn);
+}
+
+// model -> the checkpoint's folder, replaced by a rename.
+void RunFolder::Link(const Checkpoint& checkpoint) const {
   const std::string link = dir_ + "/model";
   std::error_code error;
   fs::remove(link + ".partial", error);
@@ -123,7 +135,6 @@ void RunFolder::Save(idx step, const Weights& weights, AdamW& optimizer, const T
       error);
   if (!error) fs::rename(link + ".partial", link, error);
   if (error) Fail(ErrorCode::kWork, "{}: cannot be linked: {}", link, error.message());
-  PruneCheckpoints(dir_, config.keep_last, config.keep_best ? best_step_ : -1);
 }
 
 }  // namespace opo

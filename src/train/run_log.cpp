@@ -1,13 +1,11 @@
 #include "train/run_log.h"
 
-#include <cerrno>
+#include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
-#include <sstream>
+#include <string_view>
 
 #include "base/error.h"
-#include "base/file.h"
 
 namespace opo {
 
@@ -17,28 +15,53 @@ namespace {
 double WallTime() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
+
+// -1: the line names none.
+idx StepOf(const ordered_json& line) {
+  if (!line.is_object()) return -1;
+  const auto step = line.find("training/global_step");
+  return step != line.end() && step->is_number_integer() ? step->get<idx>() : -1;
+}
 }  // namespace
 
 std::string LineText(const ordered_json& line) {
   return line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
-LineFile::LineFile(const std::string& path, const std::function<bool(const ordered_json&)>& keep)
-    : path_(path) {
-  std::string kept;
-  if (Exists(path)) {
-    std::istringstream lines(ReadFile(path));
-    for (std::string line; std::getline(lines, line);) {
-      const ordered_json value = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (lines.eof() || !value.is_object() || !keep(value)) break;
-      kept += line + "\n";
+LineFile::LineFile(const std::string& path, idx last_step,
+                   const std::function<bool(const ordered_json&)>& keep)
+    : file_(path) {
+  std::size_t kept = 0;  // bytes
+  {
+    const MappedFile file(path);
+    const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                                file.bytes().size());
+    idx number = 0;
+    idx refused = 0;  // the first line that is not kept
+    for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end + 1) {
+      ++number;
+      end = text.find('\n', begin);
+      if (end == std::string_view::npos) break;
+      const ordered_json line = ordered_json::parse(text.substr(begin, end - begin), nullptr,
+                                                    /*allow_exceptions=*/false);
+      const idx step = StepOf(line);
+      if (refused > 0 && step >= 0 && step <= last_step) {
+        Fail(ErrorCode::kInput,
+             "{}: line {} is damaged: lines of steps that were taken follow it; restore the file, "
+             "or the line",
+             path, refused);
+      }
+      if (refused > 0) continue;
+      if (!line.is_object() || !keep(line)) {
+        refused = number;
+      } else {
+        last_kept_ = step;
+        kept = end + 1;
+      }
     }
   }
-  WriteFileAtomically(path, kept);
-  file_.reset(std::fopen(path.c_str(), "ab"));
-  if (file_ == nullptr) {
-    Fail(ErrorCode::kWork, "{}: cannot be opened: {}", path, std::strerror(errno));
-  }
+  file_.Truncate(kept);
+  file_.Sync();
 }
 
 std::vector<ordered_json> ReadLines(const std::string& path) {
@@ -52,26 +75,25 @@ std::vector<ordered_json> ReadLines(const std::string& path) {
   return values;
 }
 
-void LineFile::Append(const ordered_json& line) {
-  const std::string text = LineText(line);
-  if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() ||
-      std::fflush(file_.get()) != 0) {
-    Fail(ErrorCode::kWork, "{}: cannot be written: {}", path_, std::strerror(errno));
-  }
-}
+void LineFile::Append(const ordered_json& line) { file_.Append(LineText(line)); }
 
 namespace {
 // The lines of steps up to the last one: later ones are taken again.
 auto UpTo(idx last_step) {
   return [last_step](const ordered_json& line) {
-    return line.value("training/global_step", idx{0}) <= last_step && last_step > 0;
+    return StepOf(line) > 0 && StepOf(line) <= last_step;
   };
 }
 }  // namespace
 
 RunLog::RunLog(const std::string& run_dir, idx last_step, bool tensorboard)
-    : metrics_(run_dir + "/metrics.jsonl", UpTo(last_step)),
-      samples_(run_dir + "/samples.jsonl", UpTo(last_step)) {
+    : metrics_(run_dir + "/metrics.jsonl", last_step, UpTo(last_step)),
+      samples_(run_dir + "/samples.jsonl", last_step, UpTo(last_step)) {
+  const idx kept = std::max<idx>(0, metrics_.last_kept());
+  if (kept < last_step) {
+    fmt::print(stderr, "warning: {}/metrics.jsonl: the lines of steps {} to {} are missing\n",
+               run_dir, kept + 1, last_step);
+  }
   if (!tensorboard) return;
   std::error_code error;  // EventWriter names the folder where this fails
   std::filesystem::create_directories(run_dir + "/tensorboard", error);
@@ -86,6 +108,12 @@ void RunLog::Write(const ordered_json& metrics) {
     if (value.is_number()) scalars.emplace_back(name, value.get<double>());
   }
   events_->Write(metrics.at("training/global_step").get<idx>(), WallTime(), scalars);
+}
+
+void RunLog::Sync() {
+  metrics_.Sync();
+  samples_.Sync();
+  if (events_ != nullptr) events_->Sync();
 }
 
 void RunLog::WriteSample(const ordered_json& sample) { samples_.Append(sample); }

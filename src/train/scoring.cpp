@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/hash.h"
 #include "train/step_metrics.h"
 
@@ -70,10 +71,11 @@ RewardJournal::RewardJournal(const std::string& run_dir, idx last_step, bool res
     : path_(run_dir + "/rewards.jsonl") {
   std::string lines;
   if (comm.root()) {
-    file_ = std::make_unique<LineFile>(path_, [&](const ordered_json& line) {
-      if (resume) Take(line, last_step, lines);
-      return resume;
-    });
+    file_ =
+        std::make_unique<LineFile>(path_, resume ? last_step : -1, [&](const ordered_json& line) {
+          if (resume) Take(line, last_step, lines);
+          return resume;
+        });
   }
   Tell(std::move(lines), comm);
 }
@@ -130,6 +132,9 @@ const RewardResult* RewardJournal::Find(const Key& key) const {
 }
 
 void RewardJournal::Write(const Key& key, const RewardResult& result) {
+  // The evaluation of a step may be the final one too, or the first one of a resumed run.
+  kept_.erase(kept_.begin(), kept_.lower_bound(Key{key.step, "", 0, "", ""}));
+  if (key.phase == "eval") kept_.insert_or_assign(key, result);
   if (file_ != nullptr) {
     file_->Append(LineOf(key, result));
   } else {
@@ -192,6 +197,7 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
   for (std::size_t i = 0; i < scores.size(); ++i) {
     rollouts[i]->scores = std::move(scores[i]);
     rollouts[i]->reward = rollouts[i]->scores.total.value;
+    CorruptNumbers("reward", std::span(&rollouts[i]->reward, 1));
   }
 }
 

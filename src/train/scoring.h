@@ -47,6 +47,8 @@ class RewardJournal {
   // Gives what the ranks wrote since the last time to the root, which writes it. What a kill loses
   // before, nobody has used.
   void Share(Comm& comm);
+  // What was written is on the disk: before a checkpoint of its steps is. For the root.
+  void Sync() { file_->Sync(); }
 
  private:
   std::string path_;

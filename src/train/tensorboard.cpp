@@ -1,11 +1,9 @@
 #include "train/tensorboard.h"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <bit>
-#include <cerrno>
-#include <cstring>
-
-#include "base/error.h"
 
 namespace opo {
 namespace {
@@ -103,21 +101,12 @@ std::string RecordFrame(std::string_view payload) {
 }
 
 EventWriter::EventWriter(const std::string& folder, double wall_time)
-    : path_(fmt::format("{}/events.out.tfevents.{:010}.opo", folder, static_cast<idx>(wall_time))),
-      file_(std::fopen(path_.c_str(), "ab")) {
-  if (!file_) Fail(ErrorCode::kWork, "{}: cannot be written: {}", path_, std::strerror(errno));
-  Append(RecordFrame(VersionEvent(wall_time)));
+    : file_(fmt::format("{}/events.out.tfevents.{:010}.opo", folder, static_cast<idx>(wall_time))) {
+  file_.Append(RecordFrame(VersionEvent(wall_time)));
 }
 
 void EventWriter::Write(idx step, double wall_time, const ScalarList& scalars) {
-  Append(RecordFrame(ScalarEvent(step, wall_time, scalars)));
-}
-
-void EventWriter::Append(const std::string& frame) {
-  if (std::fwrite(frame.data(), 1, frame.size(), file_.get()) != frame.size() ||
-      std::fflush(file_.get()) != 0) {
-    Fail(ErrorCode::kWork, "{}: cannot be written: {}", path_, std::strerror(errno));
-  }
+  file_.Append(RecordFrame(ScalarEvent(step, wall_time, scalars)));
 }
 
 }  // namespace opo

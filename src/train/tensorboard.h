@@ -2,13 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "base/types.h"
 
 namespace opo {
@@ -22,17 +21,13 @@ class EventWriter {
   // after a resume it shows the newer file's. Throws Error(kWork) naming the file.
   EventWriter(const std::string& folder, double wall_time);
 
-  // One record, flushed: readers see whole steps. Throws Error(kWork), as on a full disk.
+  // One record, handed to the system: readers see whole steps. Throws Error(kWork), as on a full
+  // disk.
   void Write(idx step, double wall_time, const ScalarList& scalars);
+  void Sync() { file_.Sync(); }
 
  private:
-  void Append(const std::string& frame);
-
-  struct Closer {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  std::string path_;
-  std::unique_ptr<std::FILE, Closer> file_;
+  AppendFile file_;
 };
 
 // What the writer is made of. CRC32C is the Castagnoli polynomial's, reflected, as in iSCSI.

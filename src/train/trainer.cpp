@@ -43,13 +43,15 @@ class Trainer {
         options_(options),
         comm_(comm),
         tokenizer_(PolicyTokenizer(config)),
+        plan_(PlanRun(config, PolicyShape(config, tokenizer_), comm.size())),
         base_path_(BasePath(config)),
         weights_(PolicyWeights(config, tokenizer_)),
         optimizer_(weights_.layout, config.train, comm),
         prompts_(tokenizer_, config.data.system),
         rewards_(RewardTerms(config), !options.replays()),
         algorithm_(FindAlgorithm(config.algorithm.name)),
-        folder_(config.run.dir) {
+        folder_(config.run.dir),
+        guard_(config, train_problems_, prompts_) {
     if (tokenizer_.vocab_size() > weights_.config.vocab_size) {
       Fail(ErrorCode::kInput, "{}: the tokenizer has {} entries, the model's vocabulary {}",
            config.model.path, tokenizer_.vocab_size(), weights_.config.vocab_size);
@@ -76,13 +78,11 @@ class Trainer {
     packed_ = std::make_unique<PackedWeights<T>>(weights_, true);
     idx step = Open();
     model_ = std::make_unique<Transformer<T>>(*packed_);
-    // What prompts will be like is not known yet: as long as they may be, up to a usual length.
-    const MemoryPlan plan = PlanMemory(config_, weights_.config,
-                                       std::min<idx>(config_.data.prompt_limit, 64), comm_.size());
-    tape_.max_bytes = plan.tape_budget;
+    tape_.max_bytes = plan_.tape_budget;
     updater_ = std::make_unique<Updater<T>>(
-        typename Updater<T>::Parts{config_, weights_, optimizer_, *packed_, *model_, tape_, comm_},
-        plan.micro_batch_budget);
+        typename Updater<T>::Parts{config_, weights_, optimizer_, *packed_, *model_, tape_, comm_,
+                                   guard_},
+        plan_.micro_batch_budget);
     if (comm_.root()) {
       gemm_rate_ =
           MeasureGemmRate(weights_.config, sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
@@ -193,6 +193,7 @@ class Trainer {
                           : folder_.Load(weights_, optimizer_, comm_);
     if (!kept.has_value()) return 0;
     packed_->Update(weights_);
+    guard_.SetSkipped(kept->state.value("nonfinite_skipped", idx{0}));
     // Checkpoints from before there was dynamic sampling do not name it.
     prompt_position_ = kept->state.value("prompt_position", kept->step * config_.rollout.prompts);
     return kept->step;
@@ -202,8 +203,12 @@ class Trainer {
     const double start = Seconds();
     comm_.Note("checkpoint", step);
     if (!comm_.root()) return optimizer_.SendTensors();
+    // A power cut must not leave a checkpoint that is newer than the lines of its steps.
+    log_->Sync();
+    journal_->Sync();
     ordered_json state;
     state["prompt_position"] = collector_->position();
+    state["nonfinite_skipped"] = guard_.skipped();
     state["manifest"] = Manifest();
     folder_.Save(step, weights_, optimizer_, tokenizer_, base_path_, std::move(state),
                  config_.checkpoint);
@@ -244,7 +249,8 @@ class Trainer {
       }
       if (any) ++group_number;
     }
-    const AdvantageResult result = algorithm_.advantages(batch);
+    AdvantageResult result = algorithm_.advantages(batch);
+    CorruptNumbers("advantage", std::span(result.advantages));
     Spread advantages;
     Spread baselines;
     for (std::size_t i = 0; i < scored.size(); ++i) {
@@ -278,6 +284,7 @@ class Trainer {
 
   ordered_json Step(idx step) {
     SetFaultStep(step);
+    if (CorruptNumbers("weight", weights_.slab.span())) packed_->Update(weights_);
     const double step_start = Seconds();
     const Comm::Traffic traffic = comm_.traffic();
     ordered_json metrics;
@@ -298,6 +305,7 @@ class Trainer {
 
     const LearnResult learned = updater_->Update(step, groups, collector_->deal(), metrics);
     const double learn_end = Seconds();
+    metrics["training/nonfinite_skipped"] = guard_.skipped();
     PutRolloutMetrics(groups, metrics);
     PutLearnMetrics(groups, learned, metrics);
     metrics["exact/rollout_digest"] = RolloutDigest(groups);
@@ -399,6 +407,7 @@ class Trainer {
   const TrainOptions& options_;
   Comm& comm_;
   Tokenizer tokenizer_;
+  MemoryPlan plan_;
   std::string base_path_;
   Weights weights_;
   AdamW optimizer_;
@@ -407,6 +416,7 @@ class Trainer {
   const Algorithm& algorithm_;
   RunFolder folder_;
   std::vector<Problem> train_problems_, eval_problems_;
+  NonFiniteGuard guard_;
   std::optional<PromptOrder> order_;
   std::unique_ptr<PackedWeights<T>> packed_, reference_;
   std::unique_ptr<Transformer<T>> model_, reference_model_;
@@ -449,6 +459,7 @@ TrainResult Train(const TrainConfig& given, const TrainOptions& options, Comm& c
   const TrainConfig config = ForRanks(given, comm);
   ValidateTrainConfig(config, !options.replays());
   SelectIsa(config.run.isa);
+  SetFaultRank(comm.rank());
   SetNumThreads(config.run.threads > 0 ? static_cast<int>(config.run.threads)
                                        : std::max(1, AllowedCpus() / comm.sharing_cpus()));
   if (config.model.dtype == "f32") return Trainer<float>(config, options, comm).Run();

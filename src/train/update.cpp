@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -144,37 +145,48 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, con
     shards[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(g)))].push_back(
         std::move(learn));
   }
-  Packer results;
-  gradient_.Run(deal, [&](idx shard, float* grad, const GradientSum::LayerDone& layer_done) {
-    results.Put(Accumulate(step, shards[static_cast<std::size_t>(shard)], loss, grad, layer_done));
-  });
+  // All ranks have the whole batch, so all find the same.
+  std::optional<NonFinite> bad = NonFiniteInBatch(groups, parts_.weights);
+  if (bad) parts_.guard.Report(step, *bad, groups, comm);
   LearnResult sum;
-  for (const std::string& of_rank : comm.AllGather(results.Take())) {
-    for (Unpacker in(of_rank); !in.done();) sum.Add(in.Get<LearnResult>());
+  if (!bad) {
+    Packer results;
+    gradient_.Run(deal, [&](idx shard, float* grad, const GradientSum::LayerDone& layer_done) {
+      results.Put(
+          Accumulate(step, shards[static_cast<std::size_t>(shard)], loss, grad, layer_done));
+    });
+    for (const std::string& of_rank : comm.AllGather(results.Take())) {
+      for (Unpacker in(of_rank); !in.done();) sum.Add(in.Get<LearnResult>());
+    }
   }
   parts_.tape.Clear();  // the weights change now
   const double check_start = Seconds();
   CheckPacked(step);
   if (update == 0) CheckExact(step, groups, sum);
   CheckSeals(step, groups);
+  if (bad) {
+    metrics["actor/grad_norm"] = metrics["actor/lr"] = std::numeric_limits<double>::quiet_NaN();
+    return sum;
+  }
   PutGradientDigest(metrics);
   metrics["timing_s/check"] = metrics.value("timing_s/check", 0.0) + Seconds() - check_start;
 
+  CorruptNumbers("gradient", gradient_.sum().span());
   const double norm = GradientNorm(gradient_.sum(), comm);
-  if (!std::isfinite(norm) || !std::isfinite(sum.loss)) {
-    Fail(ErrorCode::kWork,
-         "step {}: the gradient is not finite, first at {}; the weights were not changed. Try a "
-         "smaller train.lr or model.dtype = \"f32\"",
-         step, FindNonFinite(parts_.weights.layout, gradient_.sum(), comm));
-  }
   comm.Note("update", step);
   const double lr = LearningRate(config.train, parts_.optimizer.steps(), total_updates);
   const double clip = config.train.clip_norm;
   const double scale = clip > 0 && norm > clip ? clip / norm : 1.0;
   const double start = Seconds();
-  parts_.optimizer.Step(parts_.weights.slab, gradient_.sum(), lr, scale);
-  gradient_.Share(parts_.weights.slab);
-  parts_.packed.Update(parts_.weights);
+  bad = NonFiniteInUpdate(sum.loss, norm * scale, gradient_.sum(), parts_.optimizer,
+                          parts_.weights.layout, comm);
+  if (bad) {
+    parts_.guard.Report(step, *bad, groups, comm);
+  } else {
+    parts_.optimizer.Step(parts_.weights.slab, gradient_.sum(), lr, scale);
+    gradient_.Share(parts_.weights.slab);
+    parts_.packed.Update(parts_.weights);
+  }
   metrics["timing_s/optimizer"] = metrics.value("timing_s/optimizer", 0.0) + Seconds() - start;
   metrics["actor/grad_norm"] = norm;
   metrics["actor/lr"] = lr;

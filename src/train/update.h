@@ -7,6 +7,7 @@
 
 #include "train/config.h"
 #include "train/learner.h"
+#include "train/nonfinite.h"
 #include "train/optimizer.h"
 #include "train/shards.h"
 
@@ -24,6 +25,7 @@ class Updater {
     Transformer<T>& model;
     Tape<T>& tape;  // of the batch at hand; empty after its first update
     Comm& comm;
+    NonFiniteGuard& guard;
   };
   Updater(const Parts& parts, idx micro_batch_bytes);
 
@@ -41,7 +43,8 @@ class Updater {
   // learns its shards of `deal`, and the weights are the same at all of them afterwards. Returns
   // the updates' sum; puts the "actor", "exact" and "training/optimizer_steps" metrics. Throws
   // Error(kExactness) where a log-prob differs from the sampler's, Error(kWork) for non-finite
-  // numbers: the weights are then those of before the update.
+  // numbers, or leaves their update out (train.on_nonfinite): the weights are then those of before
+  // the update.
   LearnResult Update(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
                      nlohmann::ordered_json& metrics);
 

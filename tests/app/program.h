@@ -52,43 +52,77 @@ inline std::string ReadText(const std::string& path) {
 
 inline std::string Program() { return std::string(OPO_BUILD_DIR) + "/opo"; }
 
-// `command`: a program, looked up in PATH, and its arguments. `signal_after`: sends `signal` that
-// many milliseconds after the start (-1: never). `input` is what it reads from stdin.
-inline ProgramResult RunCommand(const std::vector<std::string>& command, int signal_after = -1,
-                                int signal = SIGKILL, const std::string& input = "") {
-  const ScratchFolder scratch;
-  const std::string out = scratch / "out";
-  const std::string err = scratch / "err";
-  const std::string in = scratch / "in";
-  std::ofstream(in) << input;
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::dup2(::open(in.c_str(), O_RDONLY), 0);
-    ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0644), 1);
-    ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0644), 2);
+// A program that was started: `prefix` and then opo with these arguments. `input` is what it reads
+// from stdin. Killed where its object ends first.
+class RunningProgram {
+ public:
+  explicit RunningProgram(const std::vector<std::string>& arguments, const std::string& input = "",
+                          const std::vector<std::string>& prefix = {}) {
+    std::vector<std::string> words = prefix;
+    words.push_back(Program());
+    words.insert(words.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
-    for (const std::string& a : command) argv.push_back(const_cast<char*>(a.c_str()));
+    for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
-    ::execvp(argv.front(), argv.data());
-    ::_exit(127);
+    const std::string in = scratch_ / "in";
+    const std::string out = scratch_ / "out";
+    const std::string err = scratch_ / "err";
+    std::ofstream(in) << input;
+    child_ = ::fork();
+    if (child_ == 0) {
+      ::dup2(::open(in.c_str(), O_RDONLY), 0);
+      ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0644), 1);
+      ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0644), 2);
+      ::execvp(argv[0], argv.data());
+      ::_exit(127);
+    }
   }
+  RunningProgram(const RunningProgram&) = delete;
+  RunningProgram& operator=(const RunningProgram&) = delete;
+  ~RunningProgram() {
+    if (child_ < 0) return;
+    ::kill(child_, SIGKILL);
+    ::waitpid(child_, nullptr, 0);
+  }
+
+  pid_t pid() const { return child_; }
+  void Signal(int signal) const { ::kill(child_, signal); }
+  std::string err() const { return ReadText(scratch_ / "err"); }
+  // Returns once it has stopped itself (SIGSTOP), or ended: false.
+  bool WaitUntilStopped() {
+    int status = 0;
+    ::waitpid(child_, &status, WUNTRACED);
+    if (WIFSTOPPED(status)) return true;
+    End(status);
+    return false;
+  }
+  ProgramResult Wait() {
+    int status = 0;
+    if (child_ >= 0 && ::waitpid(child_, &status, 0) >= 0) End(status);
+    return result_;
+  }
+
+ private:
+  void End(int status) {
+    child_ = -1;
+    result_.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    result_.out = ReadText(scratch_ / "out");
+    result_.err = ReadText(scratch_ / "err");
+  }
+  ScratchFolder scratch_;
+  pid_t child_ = -1;
+  ProgramResult result_;
+};
+
+// `signal_after`: sends `signal` that many milliseconds after the start (-1: never).
+inline ProgramResult RunProgram(const std::vector<std::string>& arguments, int signal_after = -1,
+                                int signal = SIGKILL, const std::string& input = "") {
+  RunningProgram program(arguments, input);
   if (signal_after >= 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(signal_after));
-    ::kill(child, signal);
+    program.Signal(signal);
   }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  ProgramResult result;
-  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  result.out = ReadText(out);
-  result.err = ReadText(err);
-  return result;
-}
-
-inline ProgramResult RunProgram(std::vector<std::string> arguments, int signal_after = -1,
-                                int signal = SIGKILL, const std::string& input = "") {
-  arguments.insert(arguments.begin(), Program());
-  return RunCommand(arguments, signal_after, signal, input);
+  return program.Wait();
 }
 
 // The program on so many ranks of this machine: what to put before it. Open MPI asks a root user to
@@ -100,12 +134,8 @@ inline std::vector<std::string> OnRanks(int ranks) {
   return {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
 }
 
-inline ProgramResult RunOnRanks(int ranks, const std::vector<std::string>& arguments,
-                                int signal_after = -1, int signal = SIGKILL) {
-  std::vector<std::string> command = OnRanks(ranks);
-  command.push_back(Program());
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  return RunCommand(command, signal_after, signal);
+inline ProgramResult RunOnRanks(int ranks, const std::vector<std::string>& arguments) {
+  return RunningProgram(arguments, "", OnRanks(ranks)).Wait();
 }
 
 inline std::string Example(const std::string& name) {

@@ -159,30 +159,6 @@ TEST_F(WholeRun, SeedsUnitsAndShardsDoChangeSomething) {
   EXPECT_NE(base, Digest("shards", {"train.shards=4"}));
 }
 
-TEST_F(WholeRun, KilledAnywhereAndResumedGivesTheSameBits) {
-  const std::string want = Digest("whole");
-  int kills = 0;
-  // Delays spread over a run's whole life by a fixed sequence.
-  for (int round = 0; round < 6; ++round) {
-    const std::string dir = scratch_ / ("killed" + std::to_string(round));
-    ProgramResult result;
-    std::vector<std::string> args = TinyRun(dir);
-    for (int attempt = 0; attempt < 40; ++attempt) {
-      const int delay = 30 + (round * 197 + attempt * 331) % 700;
-      result = RunProgram(args, attempt < 12 ? delay : -1);
-      if (result.exit_code == 0) break;
-      ASSERT_EQ(result.exit_code, 128 + SIGKILL) << result.err;
-      ++kills;
-      // A kill before the manifest was written leaves no run to resume.
-      if (fs::exists(dir + "/manifest.json")) args = {"train", "--resume", dir, "--quiet"};
-    }
-    EXPECT_EQ(DigestOf(result), want) << "round " << round;
-    EXPECT_EQ(StepsOf(dir), StepsOf(scratch_ / "whole")) << "round " << round;
-    EXPECT_EQ(ReadText(dir + "/samples.jsonl"), ReadText(scratch_ / "whole/samples.jsonl"));
-  }
-  EXPECT_GE(kills, 10) << "the kills came too late to test anything";
-}
-
 TEST_F(WholeRun, Bf16MomentsKeepTheContractAndLearn) {
   const std::string bf16 = "train.moments=bf16";
   const std::string want = Digest("whole", {bf16, "run.threads=1"});
@@ -219,35 +195,6 @@ TEST_F(WholeRun, Bf16MomentsRaiseTheReward) {
     last += steps[steps.size() - 1 - i]["critic/score/mean"].get<double>() / 5;
   }
   EXPECT_GT(last, first + 0.3) << "from " << first << " to " << last;
-}
-
-TEST_F(WholeRun, ATornCheckpointIsNoticedAndTheOneBeforeIsUsed) {
-  const std::string want = Digest("whole");
-  const std::string dir = scratch_ / "torn";
-  Digest("torn", {"train.steps=12"});
-  const std::string newest = dir + "/checkpoints/step_000012/optimizer.safetensors";
-  fs::resize_file(newest, fs::file_size(newest) - 100);
-  const ProgramResult result =
-      RunProgram({"train", "--resume", dir, "--quiet", "--set", "train.steps=24"});
-  EXPECT_NE(result.err.find("step_000012"), std::string::npos) << result.err;
-  EXPECT_EQ(DigestOf(result), want);
-}
-
-TEST_F(WholeRun, AFlippedBitInACheckpointIsNoticed) {
-  const std::string want = Digest("whole");
-  const std::string dir = scratch_ / "flipped";
-  Digest("flipped", {"train.steps=12"});
-  const std::string newest = dir + "/checkpoints/step_000012/model/model.safetensors";
-  std::fstream file(newest, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(5000);
-  const char byte = static_cast<char>(file.get() ^ 1);
-  file.seekp(5000);
-  file.put(byte);
-  file.close();
-  const ProgramResult result =
-      RunProgram({"train", "--resume", dir, "--quiet", "--set", "train.steps=24"});
-  EXPECT_NE(result.err.find("model.safetensors"), std::string::npos) << result.err;
-  EXPECT_EQ(DigestOf(result), want);
 }
 
 TEST_F(WholeRun, SigtermCheckpointsAndResumes) {

@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "base/fault.h"
 
 namespace opo {
 namespace {
@@ -84,6 +85,65 @@ TEST_F(FileTest, ErrorsNameThePath) {
 TEST_F(FileTest, AFifoIsRefusedWithoutWaiting) {
   ASSERT_EQ(::mkfifo(Path("pipe").c_str(), 0600), 0);
   EXPECT_EQ(CodeOf([&] { ReadFile(Path("pipe")); }, Path("pipe")), ErrorCode::kInput);
+}
+
+// Faults of the system's calls, by the hook.
+class WithFaults {
+ public:
+  explicit WithFaults(const std::string& text) { SetFaults(text); }
+  WithFaults(const WithFaults&) = delete;
+  WithFaults& operator=(const WithFaults&) = delete;
+  ~WithFaults() { SetFaults(""); }
+};
+
+TEST_F(FileTest, AFileThatGrowsKeepsWhatItHad) {
+  {
+    AppendFile file(Path("x"));
+    file.Append("one\n");
+    file.Sync();
+  }
+  AppendFile file(Path("x"));
+  file.Append("two\n");
+  EXPECT_EQ(ReadFile(Path("x")), "one\ntwo\n");
+  {
+    const WithFaults faults("write:ENOSPC:after=2");
+    EXPECT_EQ(CodeOf([&] { file.Append("three\n"); }, "No space left"), ErrorCode::kWork);
+  }
+  EXPECT_EQ(ReadFile(Path("x")), "one\ntwo\n") << "the part that fitted is gone";
+  {
+    const WithFaults faults("short:write:count=0;write:EINTR:nth=2");
+    file.Append("three\n");
+  }
+  EXPECT_EQ(ReadFile(Path("x")), "one\ntwo\nthree\n");
+  file.Truncate(4);
+  file.Append("2\n");
+  EXPECT_EQ(ReadFile(Path("x")), "one\n2\n");
+  const WithFaults faults("fsync:EIO");
+  EXPECT_EQ(CodeOf([&] { file.Sync(); }, Path("x")), ErrorCode::kWork);
+}
+
+TEST_F(FileTest, FaultsOfAnyCallLeaveTheOldContent) {
+  WriteFileAtomically(Path("x"), "old");
+  for (const char* fault :
+       {"write:ENOSPC", "write:EDQUOT:after=1", "fsync:EIO", "throw:before-rename"}) {
+    const WithFaults faults(fault);
+    EXPECT_EQ(CodeOf([&] { WriteFileAtomically(Path("x"), "new"); }, ""), ErrorCode::kWork)
+        << fault;
+    EXPECT_EQ(ReadFile(Path("x")), "old");
+    EXPECT_FALSE(Exists(Path("x.partial")));
+  }
+}
+
+TEST_F(FileTest, ALockHasOneHolderAndGoesWithIt) {
+  {
+    const FileLock lock(Path("lock"), "the folder");
+    const std::string who = "process " + std::to_string(::getpid()) + " on ";
+    EXPECT_EQ(CodeOf([&] { const FileLock again(Path("lock"), "the folder"); }, who),
+              ErrorCode::kUsage);
+  }
+  const FileLock lock(Path("lock"), "the folder");
+  EXPECT_EQ(CodeOf([&] { const FileLock none(Path("no/lock"), "it"); }, Path("no/lock")),
+            ErrorCode::kWork);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <new>
 #include <vector>
 
 namespace opo {
@@ -75,6 +76,27 @@ TEST_F(ParallelTest, ResultsAreSeenWithoutFurtherCare) {
 TEST_F(ParallelTest, ZeroThreadsStandForAllCpus) {
   SetNumThreads(0);
   EXPECT_GE(NumThreads(), 1);
+}
+
+TEST_F(ParallelTest, WhatATaskThrowsArrives) {
+  for (const int threads : {1, 2, 4}) {
+    SetNumThreads(threads);
+    for (int round = 0; round < 50; ++round) {
+      std::atomic<int> ran = 0;
+      EXPECT_THROW(ParallelFor(1000,
+                               [&](idx i) {
+                                 ++ran;
+                                 if (i % 7 == 3) throw std::bad_alloc();
+                               }),
+                   std::bad_alloc);
+      EXPECT_LT(ran, 1000) << "the others are left out";
+      // The pool is as good as before, and so are calls from within.
+      std::atomic<idx> sum = 0;
+      ParallelFor(100, [&](idx i) { ParallelFor(2, [&](idx) { sum += i; }); });
+      EXPECT_EQ(sum, 9900);
+    }
+  }
+  SetNumThreads(0);
 }
 
 }  // namespace
