@@ -4,6 +4,7 @@
 
 #include "app/command.h"
 #include "base/error.h"
+#include "base/utf8.h"
 
 int main(int argc, char** argv) {
   CLI::App app{"opo: RL post-training of language models, exactly on policy, on CPUs"};
@@ -31,6 +32,7 @@ int main(int argc, char** argv) {
   opo::AddVerify(app, exit_code);
   opo::AddDoctor(app, exit_code);
   opo::AddBench(app, exit_code);
+  opo::AddSoak(app, exit_code);
   try {
     app.parse(argc, argv);
     std::fflush(stdout);
@@ -38,13 +40,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : static_cast<int>(opo::ErrorCode::kUsage);
   } catch (const opo::Error& e) {
-    std::fprintf(stderr, "opo: %s\n", e.what());
+    std::fprintf(stderr, "opo: %s\n", opo::Printable(e.what()).c_str());
     return static_cast<int>(e.code());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "opo: out of memory\n");
     return static_cast<int>(opo::ErrorCode::kWork);
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "opo: internal error: %s\n", e.what());
+    std::fprintf(stderr, "opo: internal error: %s\n", opo::Printable(e.what()).c_str());
     return static_cast<int>(opo::ErrorCode::kWork);
   }
 }

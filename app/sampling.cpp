@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/fields.h"
+#include "base/json.h"
 
 namespace opo {
 namespace {
@@ -111,9 +112,10 @@ void ReadBias(const ordered_json& object, ErrorCode code, const std::string& pla
 void ReadBiasOption(const std::string& text, SamplingConfig& config) {
   const std::string place = "--logit-bias";
   if (text.starts_with('{')) {
-    const ordered_json object = ordered_json::parse(text, nullptr, false);
-    if (object.is_discarded()) Fail(ErrorCode::kUsage, "{}: '{}' is not JSON", place, text);
-    return ReadBias(object, ErrorCode::kUsage, place, config);
+    std::string fault;
+    const auto object = TryParseJson<ordered_json>(text, fault);
+    if (!object) Fail(ErrorCode::kUsage, "{}: '{}' is {}", place, text, fault);
+    return ReadBias(*object, ErrorCode::kUsage, place, config);
   }
   const std::size_t equals = text.find('=');
   if (equals == std::string::npos) {
