@@ -201,9 +201,9 @@ void ReadSamplingKeys(const ordered_json& line, const std::string& where, Sampli
   for (const Setting& setting : kSettings) known.emplace_back(setting.key);
   for (const auto& [key, value] : line.items()) {
     const std::string place = fmt::format("{}: `{}`", where, key);
-    const auto setting = std::find_if(kSettings.begin(), kSettings.end(), [&](const Setting& s) {
-      return key == std::string_view(s.key);
-    });
+    const auto setting =
+        std::find_if(kSettings.begin(), kSettings.end(),
+                     [&key = key](const Setting& s) { return key == std::string_view(s.key); });
     if (setting != kSettings.end()) {
       const double number =
           value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();

@@ -18,12 +18,22 @@ inline constexpr int kMaxJsonDepth = 64;
 // is not JSON it says so up to where the parser stops.
 bool NestsDeeper(std::string_view text, int limit);
 
+// Where a text has a zero byte, which the library takes for its end: nothing behind it would be
+// read.
+inline std::size_t FindZero(std::string_view text) { return text.find('\0'); }
+
+// The first key that an object of the text holds twice, of which the library keeps the last.
+std::optional<std::string> RepeatedKey(std::string_view text);
+
 // `where` begins messages, and the byte of an error is counted in `unit` ("line", "file"). Throws
 // Error(kInput).
 template <class Json>
 Json ParseJson(std::string_view text, const std::string& where, const char* unit) {
   if (NestsDeeper(text, kMaxJsonDepth)) {
     Fail(ErrorCode::kInput, "{}: nested deeper than {} levels", where, kMaxJsonDepth);
+  }
+  if (const std::size_t zero = FindZero(text); zero != text.npos) {
+    Fail(ErrorCode::kInput, "{}: not valid JSON at byte {} of the {}", where, zero + 1, unit);
   }
   try {
     return Json::parse(text);
@@ -42,10 +52,12 @@ std::optional<Json> TryParseJson(std::string_view text, std::string& fault,
     fault = "nested too deep";
     return std::nullopt;
   }
+  fault = "not JSON";
+  if (FindZero(text) != text.npos) return std::nullopt;
   try {
     return Json::parse(text);
   } catch (const typename Json::parse_error&) {
-    fault = "not JSON";
+    return std::nullopt;
   } catch (const typename Json::exception&) {
     fault = "a number that is out of range";
   }

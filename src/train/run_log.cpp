@@ -49,7 +49,8 @@ namespace {
 // The lines of steps up to the last one: later ones are taken again.
 auto UpTo(idx last_step) {
   return [last_step](const ordered_json& line) {
-    return line.value("training/global_step", idx{0}) <= last_step && last_step > 0;
+    const auto step = line.find("training/global_step");
+    return step != line.end() && step->is_number_integer() && *step <= last_step && last_step > 0;
   };
 }
 }  // namespace

@@ -35,6 +35,7 @@ TEST(Json, RefusesWithTheNameAndTheByte) {
   EXPECT_EQ(Message(Nested(1'000'000)), "f: nested deeper than 64 levels");
   EXPECT_EQ(Message("[1,"), "f: not valid JSON at byte 4 of the file");
   EXPECT_EQ(Message("\"\xff\""), "f: not valid JSON at byte 2 of the file");
+  EXPECT_EQ(Message(std::string("[1]\0[2]", 7)), "f: not valid JSON at byte 4 of the file");
   EXPECT_EQ(Message("1e999"), "f: a number is out of range");
 }
 
@@ -45,8 +46,16 @@ TEST(Json, TryingSaysWhatIsWrong) {
   EXPECT_EQ(fault, "nested too deep");
   EXPECT_FALSE(TryParseJson<Json>("[", fault));
   EXPECT_EQ(fault, "not JSON");
+  EXPECT_FALSE(TryParseJson<Json>(std::string_view("1\0", 2), fault));
+  EXPECT_EQ(fault, "not JSON");
   EXPECT_FALSE(TryParseJson<Json>("-1e999", fault));
   EXPECT_EQ(fault, "a number that is out of range");
+}
+
+TEST(Json, ARepeatedKeyIsOfOneObject) {
+  EXPECT_EQ(RepeatedKey(R"({"a": 1, "b": [{"a": 1}, {"a": 2}], "c": {"a": 3}})"), std::nullopt);
+  EXPECT_EQ(RepeatedKey(R"({"a": 1, "b": {"c": 1, "c": 2}})"), "c");
+  EXPECT_EQ(RepeatedKey(R"({"a": 1, "\u0061": 2})"), "a");
 }
 
 }  // namespace

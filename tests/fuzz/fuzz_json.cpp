@@ -44,7 +44,8 @@ struct DepthCounter : nlohmann::json_sax<Json> {
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
   const std::string_view text = opo::AsText(data, size);
   DepthCounter counter;
-  const bool valid = Json::sax_parse(text, &counter);
+  // The library takes a zero byte for the end of the text.
+  const bool valid = Json::sax_parse(text, &counter) && text.find('\0') == text.npos;
   for (const int limit : {0, 1, 2, 5, 16}) {
     const bool deeper = opo::NestsDeeper(text, limit);
     if (counter.deepest > limit && !deeper) std::abort();

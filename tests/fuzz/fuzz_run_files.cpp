@@ -23,6 +23,7 @@ struct TinyRun {
     config.hidden_size = config.intermediate_size = 4;
     config.num_layers = config.num_heads = config.num_kv_heads = 1;
     config.head_dim = 4;
+    config.max_position = 64;
     return config;
   }
   opo::FuzzFolder folder;

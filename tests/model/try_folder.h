@@ -42,8 +42,8 @@ inline bool TryAdapter(std::string_view bytes) {
   base.head_dim = 4;
   static const FuzzFolder scratch;
   const std::string& folder = scratch.path;
-  const std::string_view config = TakePiece(bytes);
-  scratch.Write("adapter_config.json", config);
+  const std::string_view settings = TakePiece(bytes);
+  scratch.Write("adapter_config.json", settings);
   scratch.Write("adapter_model.safetensors", bytes);
   try {
     const AdapterFile adapter(folder);
