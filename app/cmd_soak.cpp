@@ -128,7 +128,12 @@ ordered_json Summary(const std::vector<Holdings>& samples, double Holdings::*wha
 class Scratch {
  public:
   explicit Scratch(const std::string& parent) {
-    const fs::path base = parent.empty() ? fs::temp_directory_path() : fs::path(parent);
+    std::error_code error;
+    const fs::path base = parent.empty() ? fs::temp_directory_path(error) : fs::path(parent);
+    if (error) {
+      Fail(ErrorCode::kWork, "soak: no folder for temporary files ({}); give --folder",
+           error.message());
+    }
     std::string name = (base / "opo_soak_XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) {
       Fail(ErrorCode::kWork, "{}: cannot be made: {}", name, std::strerror(errno));

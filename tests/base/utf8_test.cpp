@@ -18,7 +18,9 @@ TEST(Printable, WhatSteersATerminalIsShown) {
   EXPECT_EQ(Printable("\x1b]0;title\x07"), "\\x1b]0;title\\x07");
   EXPECT_EQ(Printable("a\rb\x08\x7f"), "a\\x0db\\x08\\u007f");
   EXPECT_EQ(Printable(std::string_view("\0", 1)), "\\x00");
-  EXPECT_EQ(Printable("\xC2\x9B31m"), "\\u009b31m");  // the one-byte form of ESC [
+  EXPECT_EQ(Printable("\xC2\x9B"
+                      "31m"),
+            "\\u009b31m");  // the one-byte form of ESC [
   EXPECT_EQ(Printable("\xE2\x80\xAE"
                       "cod.exe"),
             "\\u202ecod.exe");  // right to left from here on
