@@ -113,11 +113,12 @@ void RunShow(const DataArguments& args) {
       continue;
     }
     fmt::print("--- row {} of {}, {} tokens, {}{}\n{}\n--- answer: {}\n", number, problems.size(),
-               tokens, problem.data_source, problem.id.empty() ? "" : ", id " + problem.id, text,
-               problem.answer.empty() ? "(none)" : problem.answer);
+               tokens, ForStdout(problem.data_source),
+               problem.id.empty() ? "" : ", id " + ForStdout(problem.id), ForStdout(text),
+               problem.answer.empty() ? "(none)" : ForStdout(problem.answer));
     if (!problem.extra.empty()) {
       std::vector<std::string> names;
-      for (const auto& [name, value] : problem.extra.items()) names.push_back(name);
+      for (const auto& [name, value] : problem.extra.items()) names.push_back(ForStdout(name));
       fmt::print("--- for rewards: {}\n", fmt::join(names, ", "));
     }
   }
@@ -193,7 +194,7 @@ void PrintCheck(const ordered_json& set) {
     } else {
       text = value.is_string() ? value.get<std::string>() : value.dump();
     }
-    fmt::print("  {}: {}\n", name, text);
+    fmt::print("  {}: {}\n", name, ForStdout(text));
   }
 }
 

@@ -57,7 +57,7 @@ class AnswerWriter {
  private:
   void Write(const Rollout& r) const {
     if (!json_) {
-      fmt::print("[{}.{}] {}\n", g_ + 1, s_ + 1, r.text);
+      fmt::print("[{}.{}] {}\n", g_ + 1, s_ + 1, ForStdout(r.text));
       std::fflush(stdout);
       return;
     }
@@ -145,7 +145,8 @@ void RunGenerate(const GenerateArguments& args) {
     Generate(loaded.model, loaded.tokenizer, own, args.sampling.config,
              [&](const TokenEvent& event) {
                if (stream) {
-                 std::fwrite(event.text.data(), 1, event.text.size(), stdout);
+                 const std::string text = ForStdout(event.text);
+                 std::fwrite(text.data(), 1, text.size(), stdout);
                  std::fflush(stdout);
                } else if (event.done && comm.alone()) {
                  writer.Done(event);
@@ -179,7 +180,7 @@ std::string StreamAnswer(LoadedModel<T>& loaded, RolloutGroup& group,
     Generate(loaded.model, loaded.tokenizer, std::span(&group, 1), config,
              [&](const TokenEvent& event) {
                text += event.text;
-               std::cout << event.text << std::flush;
+               std::cout << ForStdout(event.text) << std::flush;
                if (signals.caught() == SIGINT) throw Interrupted{};
                if (signals.caught() != 0) std::raise(signals.caught());
              });

@@ -2,6 +2,7 @@
 // and of this one.
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +14,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/parallel.h"
+#include "format/quote.h"
 #include "model/load.h"
 #include "text/chat_template.h"
 #include "train/floor.h"
@@ -77,6 +79,21 @@ ordered_json RenderVariables(const ordered_json& line, const ordered_json& model
   return variables;
 }
 
+// A template that a line names: a file in the folder of the input, or below it. What stands in a
+// file must not choose what else of this machine is read and printed.
+std::string BesideInput(const std::filesystem::path& folder, const std::string& name,
+                        const std::string& where) {
+  const std::filesystem::path path(name);
+  if (path.empty() || path.is_absolute() || name.find('\0') != std::string::npos ||
+      std::find(path.begin(), path.end(), "..") != path.end()) {
+    Fail(ErrorCode::kInput,
+         "{}: `template` is {}, must be the name of a file beside the input; others are given with "
+         "--template",
+         where, Quote(name));
+  }
+  return (folder / path).string();
+}
+
 void RunRender(const RenderArguments& args) {
   ordered_json model_tokens = ordered_json::object();
   std::map<std::string, ParsedTemplate> templates;
@@ -101,7 +118,7 @@ void RunRender(const RenderArguments& args) {
         Fail(ErrorCode::kInput, "{}: names no `template`; give one with --template or --model",
              where);
       }
-      name = (folder / line["template"].get<std::string>()).string();
+      name = BesideInput(folder, line["template"].get<std::string>(), where);
     }
     if (!line.contains("messages") || !line["messages"].is_array()) {
       Fail(ErrorCode::kInput, "{}: `messages` is not a list", where);

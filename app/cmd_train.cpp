@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/parallel.h"
+#include "base/utf8.h"
 #include "model/load.h"
 #include "train/floor.h"
 #include "train/plan.h"
@@ -28,7 +29,7 @@ struct TrainArguments {
 
 std::string OneLine(const std::string& text) {
   std::string out;
-  for (const char c : text) out += c == '\n' ? std::string("\\n") : std::string(1, c);
+  for (const char c : Printable(text)) out += c == '\n' ? std::string("\\n") : std::string(1, c);
   return out.size() > 100 ? out.substr(0, 97) + "..." : out;
 }
 
@@ -42,8 +43,9 @@ void PrintDemo(const TrainResult& result) {
     const std::size_t at = i * result.before.answers.size() / n;
     const Answer& before = result.before.answers[at];
     const Answer& after = result.after.answers[at];
-    fmt::print(stderr, "\n  {}   (answer: {})\n    before: {}\n    after:  {}\n", before.prompt,
-               before.gold, OneLine(before.text), OneLine(after.text));
+    fmt::print(stderr, "\n  {}   (answer: {})\n    before: {}\n    after:  {}\n",
+               Printable(before.prompt), Printable(before.gold), OneLine(before.text),
+               OneLine(after.text));
   }
   fmt::print(stderr,
              "\nThe run is in {}: metrics.jsonl, samples.jsonl, model/ (loads in transformers).\n",

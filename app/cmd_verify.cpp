@@ -92,8 +92,9 @@ void RunVerify(const VerifyArguments& args) {
     Fail(ErrorCode::kUsage, "verify: give --cases FILE, or --gold and --pred");
   }
   const MathJudgement j = JudgeMath(args.gold, args.answer);
-  fmt::print("gold       {}\nanswer     {}\nverdict    {}\nbecause    {}\n", j.gold,
-             j.extracted.empty() ? "(none)" : j.extracted, MathVerdictName(j.verdict), j.why);
+  fmt::print("gold       {}\nanswer     {}\nverdict    {}\nbecause    {}\n", ForStdout(j.gold),
+             j.extracted.empty() ? "(none)" : ForStdout(j.extracted), MathVerdictName(j.verdict),
+             ForStdout(j.why));
 }
 
 }  // namespace

@@ -1,12 +1,16 @@
 #include "app/command.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/parallel.h"
+#include "base/utf8.h"
 #include "comm/comm.h"
 
 namespace opo {
@@ -44,19 +48,21 @@ std::vector<JsonLine> ReadJsonLines(const std::string& path) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
     JsonLine line;
     line.where = fmt::format("{}: line {}", path == "-" ? "standard input" : path, number);
-    try {
-      line.object = ordered_json::parse(text);
-    } catch (const ordered_json::exception& e) {
-      Fail(ErrorCode::kInput, "{}: {}", line.where, e.what());
-    }
+    line.object = ParseJson<ordered_json>(text, line.where, "line");
     if (!line.object.is_object()) Fail(ErrorCode::kInput, "{}: is not an object", line.where);
     lines.push_back(std::move(line));
   }
   return lines;
 }
 
+std::string ForStdout(std::string_view text) {
+  static const bool terminal = isatty(STDOUT_FILENO) != 0;
+  return terminal ? Printable(text) : std::string(text);
+}
+
 void PrintJsonLine(const ordered_json& value) {
-  const std::string text = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  const std::string text =
+      ForStdout(value.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fputc('\n', stdout);
   std::fflush(stdout);

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/problem.h"
@@ -57,6 +58,8 @@ struct JsonLine {
   std::string where;  // "FILE: line N"
 };
 std::vector<JsonLine> ReadJsonLines(const std::string& path);
+// Text of a model or a file for stdout: as it is, but fit for a terminal where stdout is one.
+std::string ForStdout(std::string_view text);
 // One line of JSON on stdout, numbers with enough digits to read back the same.
 void PrintJsonLine(const nlohmann::ordered_json& value);
 // The prompt of a line {"messages" | "prompt" | "prompt_ids"}: ids; `prompt` text is one user turn.
@@ -83,5 +86,6 @@ void AddPlan(CLI::App& app, int& exit_code);
 void AddVerify(CLI::App& app, int& exit_code);
 void AddDoctor(CLI::App& app, int& exit_code);
 void AddBench(CLI::App& app, int& exit_code);
+void AddSoak(CLI::App& app, int& exit_code);
 
 }  // namespace opo

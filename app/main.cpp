@@ -7,6 +7,7 @@
 #include "app/command.h"
 #include "base/error.h"
 #include "base/fault.h"
+#include "base/utf8.h"
 #include "comm/comm.h"
 
 int main(int argc, char** argv) {
@@ -37,7 +38,9 @@ int main(int argc, char** argv) {
   opo::AddVerify(app, exit_code);
   opo::AddDoctor(app, exit_code);
   opo::AddBench(app, exit_code);
-  const auto fail = [](opo::ErrorCode code, const std::string& message) {
+  opo::AddSoak(app, exit_code);
+  const auto fail = [](opo::ErrorCode code, const std::string& said) {
+    const std::string message = opo::Printable(said);
     // Before they join, all ranks say the same.
     if (opo::Comm::Joined()) opo::Comm::World().Abort(code, message);
     if (opo::Comm::LauncherRank() == 0) std::fprintf(stderr, "opo: %s\n", message.c_str());

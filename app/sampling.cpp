@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/fields.h"
+#include "base/json.h"
 
 namespace opo {
 namespace {
@@ -111,9 +112,10 @@ void ReadBias(const ordered_json& object, ErrorCode code, const std::string& pla
 void ReadBiasOption(const std::string& text, SamplingConfig& config) {
   const std::string place = "--logit-bias";
   if (text.starts_with('{')) {
-    const ordered_json object = ordered_json::parse(text, nullptr, false);
-    if (object.is_discarded()) Fail(ErrorCode::kUsage, "{}: '{}' is not JSON", place, text);
-    return ReadBias(object, ErrorCode::kUsage, place, config);
+    std::string fault;
+    const auto object = TryParseJson<ordered_json>(text, fault);
+    if (!object) Fail(ErrorCode::kUsage, "{}: '{}' is {}", place, text, fault);
+    return ReadBias(*object, ErrorCode::kUsage, place, config);
   }
   const std::size_t equals = text.find('=');
   if (equals == std::string::npos) {
@@ -199,9 +201,9 @@ void ReadSamplingKeys(const ordered_json& line, const std::string& where, Sampli
   for (const Setting& setting : kSettings) known.emplace_back(setting.key);
   for (const auto& [key, value] : line.items()) {
     const std::string place = fmt::format("{}: `{}`", where, key);
-    const auto setting = std::find_if(kSettings.begin(), kSettings.end(), [&](const Setting& s) {
-      return key == std::string_view(s.key);
-    });
+    const auto setting =
+        std::find_if(kSettings.begin(), kSettings.end(),
+                     [&key = key](const Setting& s) { return key == std::string_view(s.key); });
     if (setting != kSettings.end()) {
       const double number =
           value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();

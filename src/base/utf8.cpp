@@ -1,5 +1,7 @@
 #include "base/utf8.h"
 
+#include <fmt/format.h>
+
 namespace opo {
 
 Utf8Step NextUtf8(std::string_view text, std::size_t pos) {
@@ -52,6 +54,28 @@ void AppendUtf8(std::uint32_t code, std::string& out) {
     put(0x80 | (code >> 6 & 0x3F));
     put(0x80 | (code & 0x3F));
   }
+}
+
+std::string Printable(std::string_view text) {
+  std::string out;
+  for (std::size_t pos = 0; pos < text.size();) {
+    const Utf8Step step = NextUtf8(text, pos);
+    const std::uint32_t code = step.code;
+    if (step.kind != Utf8Kind::kCharacter) {
+      for (std::size_t i = 0; i < step.size; ++i) {
+        out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[pos + i]));
+      }
+    } else if (code < 0x20 && code != '\n' && code != '\t') {
+      out += fmt::format("\\x{:02x}", code);
+    } else if ((code >= 0x7f && code < 0xa0) || code == 0x200e || code == 0x200f ||
+               (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069)) {
+      out += fmt::format("\\u{:04x}", code);
+    } else {
+      out += text.substr(pos, step.size);
+    }
+    pos += step.size;
+  }
+  return out;
 }
 
 }  // namespace opo

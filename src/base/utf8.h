@@ -28,4 +28,9 @@ bool IsUtf8(std::string_view text);
 
 void AppendUtf8(std::uint32_t code, std::string& out);
 
+// Text that comes from a model or a file, made fit for a terminal: control characters but line ends
+// and tabs, characters that turn the direction of what follows, and bytes that are no UTF-8 become
+// \x1b, \u202e and the like; a line of JSON stays the same JSON.
+std::string Printable(std::string_view text);
+
 }  // namespace opo

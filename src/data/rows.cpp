@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/types.h"
 #include "base/utf8.h"
 #include "data/csv.h"
@@ -18,26 +19,6 @@ namespace opo {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Deeper nesting is refused: copies of a value recurse.
-constexpr int kMaxDepth = 64;
-
-// `unit`: what the byte of an error is counted in.
-Json ParseJson(std::string_view text, const std::string& where, const char* unit) {
-  const auto limit_depth = [&](int depth, Json::parse_event_t, const Json&) {
-    if (depth > kMaxDepth) {
-      Fail(ErrorCode::kInput, "{}: nested deeper than {} levels", where, kMaxDepth);
-    }
-    return true;
-  };
-  try {
-    return Json::parse(text, limit_depth);
-  } catch (const Json::parse_error& error) {
-    Fail(ErrorCode::kInput, "{}: not valid JSON at byte {} of the {}", where, error.byte, unit);
-  } catch (const Json::exception&) {
-    Fail(ErrorCode::kInput, "{}: a number is out of range", where);
-  }
-}
 
 // Runs `read`, which makes a row and hands it on; a row that is bad goes to visitor.bad.
 template <class Read>
@@ -65,7 +46,7 @@ void VisitJsonLines(std::string_view text, const std::string& where, const RowVi
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     Guard(visitor, [&] {
       const std::string at = fmt::format("{}:{}", where, number);
-      Visit(visitor, ParseJson(line, at, "line"), at);
+      Visit(visitor, ParseJson<Json>(line, at, "line"), at);
     });
   }
 }
@@ -73,7 +54,7 @@ void VisitJsonLines(std::string_view text, const std::string& where, const RowVi
 void VisitJson(std::string_view text, const std::string& where, const RowVisitor& visitor) {
   constexpr std::string_view kBom = "\xef\xbb\xbf";
   if (text.starts_with(kBom)) text.remove_prefix(kBom.size());
-  Json whole = ParseJson(text, where, "file");
+  Json whole = ParseJson<Json>(text, where, "file");
   if (whole.is_object() && whole.contains("data")) {
     Json data = std::move(whole["data"]);
     whole = std::move(data);

@@ -253,6 +253,12 @@ SafetensorsFile SafetensorsFile::Parse(std::span<const std::byte> bytes, const s
     Fail(ErrorCode::kInput, "{}: the header at offset {} does not begin with '{{'", name,
          kPrefixBytes);
   }
+  if (const auto zero = std::string_view(text, header_bytes).find('\0');
+      zero != std::string::npos) {
+    // The parser would take it for the end, and pass over what is behind it.
+    Fail(ErrorCode::kInput, "{}: the header has a zero byte at offset {}", name,
+         kPrefixBytes + zero);
+  }
   HeaderReader header(name);
   Json::sax_parse(text, text + header_bytes, &header);
   const std::uint64_t data = kPrefixBytes + header_bytes;

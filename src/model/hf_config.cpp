@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "format/quote.h"
 #include "model/load_internal.h"
 
@@ -17,10 +18,7 @@ namespace opo {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-// The parser of the library keeps the last of two equal keys and nests without end; both are
-// refused.
 Json ParseJsonFile(const std::string& path) {
-  constexpr int kMaxDepth = 64;
   constexpr std::uintmax_t kMaxBytes = 100'000'000;
   std::error_code error;
   const std::uintmax_t size = fs::file_size(path, error);
@@ -29,26 +27,9 @@ Json ParseJsonFile(const std::string& path) {
          kMaxBytes);
   }
   const std::string text = ReadFile(path);
-  std::vector<std::set<std::string>> keys;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) {
-      Fail(ErrorCode::kInput, "{}: nests deeper than {} levels", path, kMaxDepth);
-    }
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys.back().insert(key).second) {
-        Fail(ErrorCode::kInput, "{}: holds the key {} twice", path, Quote(key));
-      }
-    }
-    return true;
-  };
-  Json json;
-  try {
-    json = Json::parse(text, check);
-  } catch (const Json::parse_error& e) {
-    Fail(ErrorCode::kInput, "{}: is not JSON at offset {}: {}", path, e.byte, Quote(e.what()));
+  Json json = ParseJson<Json>(text, path, "file");
+  if (const auto key = RepeatedKey(text)) {
+    Fail(ErrorCode::kInput, "{}: holds the key {} twice", path, Quote(*key));
   }
   if (!json.is_object()) Fail(ErrorCode::kInput, "{}: is not a JSON object", path);
   return json;

@@ -1,7 +1,5 @@
 // The kind "code": runs the Python code of an answer against the problem's test cases, in a sandbox
 // of its own. 1 if all cases pass.
-#include <charconv>
-
 #include "base/clock.h"
 #include "base/error.h"
 #include "format/quote.h"
@@ -16,8 +14,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kReadAtOnce = 1 << 18;
-constexpr std::size_t kLongestHeader = 64;
-constexpr std::size_t kLargestOutput = std::size_t{1} << 30;  // as output_kb's
 constexpr std::string_view kReady = "ready\n";
 
 constexpr char kDriver[] =
@@ -28,41 +24,6 @@ std::string Frame(std::string_view bytes) { return fmt::format("{}\n{}", bytes.s
 
 std::string Dump(const Json& value) {
   return value.dump(-1, ' ', true, Json::error_handler_t::replace);
-}
-
-// What the driver says of one case, see code_driver.inc.
-struct Outcome {
-  std::string_view status;
-  std::string_view output;
-  std::string_view err;
-};
-
-// The outcome at the front of `bytes`, which it removes there; no value where it is not whole yet.
-// Throws no Error: anything else than an outcome sets `bad`.
-std::optional<Outcome> TakeOutcome(std::string_view& bytes, bool& bad) {
-  const std::size_t line_end = bytes.find('\n');
-  if (line_end == std::string_view::npos || line_end > kLongestHeader) {
-    bad = bytes.size() > kLongestHeader;
-    return std::nullopt;
-  }
-  const std::string_view header = bytes.substr(0, line_end);
-  const std::size_t status_end = std::min(header.find(' '), header.size());
-  const char* const end = header.data() + header.size();
-  std::size_t sizes[2] = {};
-  const char* at = header.data() + status_end;
-  for (std::size_t& size : sizes) {
-    if (at == end || *at != ' ') bad = true;
-    if (bad) return std::nullopt;
-    const auto [next, error] = std::from_chars(at + 1, end, size);
-    bad = error != std::errc() || size > kLargestOutput;
-    at = next;
-  }
-  bad = bad || at != end;
-  const std::string_view rest = bytes.substr(line_end + 1);
-  if (bad || rest.size() < sizes[0] + sizes[1]) return std::nullopt;
-  bytes = rest.substr(sizes[0] + sizes[1]);
-  return Outcome{header.substr(0, status_end), rest.substr(0, sizes[0]),
-                 rest.substr(sizes[0], sizes[1])};
 }
 
 class CodeWorker final : public Worker {
@@ -143,7 +104,7 @@ class CodeWorker final : public Worker {
     std::string_view bytes = bytes_;
     bool bad = false;
     while (done_ < cases_.inputs.size()) {
-      const std::optional<Outcome> outcome = TakeOutcome(bytes, bad);
+      const std::optional<CodeOutcome> outcome = TakeOutcome(bytes, bad);
       if (!outcome) break;
       Judge(*outcome);
       ++done_;
@@ -152,7 +113,7 @@ class CodeWorker final : public Worker {
     return !bad;
   }
 
-  void Judge(const Outcome& outcome) {
+  void Judge(const CodeOutcome& outcome) {
     std::string failure;
     if (outcome.status != "ok") {
       failure = std::string(outcome.status);
@@ -175,7 +136,7 @@ class CodeWorker final : public Worker {
     if (cases_.form == CodeCases::Form::kStdin) {
       same = SameOutput(output, expected.get_ref<const std::string&>());
     } else {
-      same = SameValue(TryParseJson(output), expected);
+      same = SameValue(JsonOrDiscarded(output), expected);
     }
     return same ? "" : "wrong, " + Quote(output);
   }

@@ -2,17 +2,17 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <system_error>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "reward/kinds.h"
 
 namespace opo {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr int kMaxDepth = 64;  // deeper nesting is refused: copies of a value recurse
 
 // A text, or lines of it.
 std::string Text(const Json& value) {
@@ -141,14 +141,37 @@ Block ReadBlock(std::string_view text, std::size_t& at) {
 
 }  // namespace
 
-nlohmann::ordered_json TryParseJson(std::string_view text) {
-  bool too_deep = false;
-  const auto limit_depth = [&](int depth, Json::parse_event_t, const Json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  Json value = Json::parse(text, limit_depth, false);
-  return too_deep ? Json(Json::value_t::discarded) : value;
+std::optional<CodeOutcome> TakeOutcome(std::string_view& bytes, bool& bad) {
+  constexpr std::size_t kLongestHeader = 64;
+  constexpr std::size_t kLargestOutput = std::size_t{1} << 30;  // as output_kb's
+  const std::size_t line_end = bytes.find('\n');
+  if (line_end == std::string_view::npos || line_end > kLongestHeader) {
+    bad = bytes.size() > kLongestHeader;
+    return std::nullopt;
+  }
+  const std::string_view header = bytes.substr(0, line_end);
+  const std::size_t status_end = std::min(header.find(' '), header.size());
+  const char* const end = header.data() + header.size();
+  std::size_t sizes[2] = {};
+  const char* at = header.data() + status_end;
+  for (std::size_t& size : sizes) {
+    if (at == end || *at != ' ') bad = true;
+    if (bad) return std::nullopt;
+    const auto [next, error] = std::from_chars(at + 1, end, size);
+    bad = error != std::errc() || size > kLargestOutput;
+    at = next;
+  }
+  bad = bad || at != end;
+  const std::string_view rest = bytes.substr(line_end + 1);
+  if (bad || rest.size() < sizes[0] + sizes[1]) return std::nullopt;
+  bytes = rest.substr(sizes[0] + sizes[1]);
+  return CodeOutcome{header.substr(0, status_end), rest.substr(0, sizes[0]),
+                     rest.substr(sizes[0], sizes[1])};
+}
+
+nlohmann::ordered_json JsonOrDiscarded(std::string_view text) {
+  std::string fault;
+  return TryParseJson<Json>(text, fault).value_or(Json(Json::value_t::discarded));
 }
 
 CodeCases ReadCodeCases(const Problem& problem, std::string& fault) {
@@ -157,7 +180,7 @@ CodeCases ReadCodeCases(const Problem& problem, std::string& fault) {
     if (problem.extra.is_object()) FromObject(problem.extra, cases, fault);
     return cases;
   }
-  const Json gold = TryParseJson(problem.answer);
+  const Json gold = JsonOrDiscarded(problem.answer);
   if (gold.is_object()) {
     if (!FromObject(gold, cases, fault)) {
       fault = "an object without \"inputs\" and \"outputs\", or \"asserts\"";
@@ -204,7 +227,7 @@ bool SameValue(const Json& value, const Json& expected) {
   if (same(value, expected)) return true;
   if (expected.is_array() && expected.size() == 1 && same(value, expected[0])) return true;
   if (!expected.is_string()) return false;
-  const Json said = TryParseJson(expected.get_ref<const std::string&>());
+  const Json said = JsonOrDiscarded(expected.get_ref<const std::string&>());
   return !said.is_discarded() && same(value, said);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,8 +26,19 @@ struct CodeCases {
 // sets them up. No inputs where the problem has no cases; `fault` says what is wrong with bad ones.
 CodeCases ReadCodeCases(const Problem& problem, std::string& fault);
 
+// What the driver says of one case, see code_driver.inc.
+struct CodeOutcome {
+  std::string_view status;
+  std::string_view output;
+  std::string_view err;
+};
+
+// The outcome at the front of `bytes`, which it removes there; no value where it is not whole yet.
+// Throws no Error: anything else than an outcome sets `bad`.
+std::optional<CodeOutcome> TakeOutcome(std::string_view& bytes, bool& bad);
+
 // A discarded value where the text is no JSON, or nested too deep.
-nlohmann::ordered_json TryParseJson(std::string_view text);
+nlohmann::ordered_json JsonOrDiscarded(std::string_view text);
 
 // The last block of the text that is fenced as Python, else its last fenced block, else all of it.
 // A block that is not closed reaches to the end.

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "format/quote.h"
 #include "reward/kinds.h"
 
@@ -14,30 +15,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kMaxDepth = 16;           // deeper nesting is refused: copies of a value recurse
+constexpr int kMaxDepth = 16;           // of an answer
 constexpr std::size_t kMaxLogged = 64;  // numbers of one answer
 constexpr std::size_t kLongestName = 64;
 
 RewardResult Garbage(std::string note) { return RewardError("garbage", std::move(note)); }
-
-// Null where the text is no JSON; `fault` says why.
-std::optional<Json> Parse(std::string_view text, std::string& fault) {
-  bool too_deep = false;
-  const auto limit_depth = [&](int depth, Json::parse_event_t, const Json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  try {
-    Json value = Json::parse(text, limit_depth);
-    if (!too_deep) return value;
-    fault = "nested too deep";
-  } catch (const Json::parse_error&) {
-    fault = "not JSON";
-  } catch (const Json::exception&) {
-    fault = "a number that is out of range";
-  }
-  return std::nullopt;
-}
 
 // A number or a truth value; no value where it is neither, or not finite.
 std::optional<double> Number(const Json& value) {
@@ -161,14 +143,14 @@ std::string FromBody(const Json& body, std::span<RewardResult> results) {
 
 RewardResult ReadProgramReply(std::string_view line, idx id) {
   std::string fault;
-  const std::optional<Json> reply = Parse(line, fault);
+  const std::optional<Json> reply = TryParseJson<Json>(line, fault, kMaxDepth);
   if (!reply) return Garbage(fault + ": " + Quote(line));
   return reply->is_object() ? FromObject(*reply, id) : FromScore(*reply);
 }
 
 void ReadHttpReply(std::string_view body, std::span<RewardResult> results) {
   std::string fault;
-  const std::optional<Json> reply = Parse(body, fault);
+  const std::optional<Json> reply = TryParseJson<Json>(body, fault, kMaxDepth);
   if (reply) {
     fault = FromBody(*reply, results);
     if (fault.empty()) return;

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "format/gguf.h"
 #include "text/tokenizer_parts.h"
 
@@ -18,15 +19,9 @@ using Json = nlohmann::json;             // read: its keys are found fast
 using OutJson = nlohmann::ordered_json;  // written: keys stay in order
 namespace fs = std::filesystem;
 
-Json ParseJson(std::string_view text, const std::string& source) {
-  try {
-    return Json::parse(text);
-  } catch (const nlohmann::json::exception& e) {
-    Fail(ErrorCode::kInput, "{}: is not valid JSON ({}); fetch the file again", source, e.what());
-  }
+Json ReadJson(const fs::path& path) {
+  return ParseJson<Json>(ReadFile(path.string()), path.string(), "file");
 }
-
-Json ReadJson(const fs::path& path) { return ParseJson(ReadFile(path.string()), path.string()); }
 
 // The member of an object, null where it is absent or `object` is none.
 const Json& Member(const Json& object, const char* key) {
@@ -239,7 +234,8 @@ void ReadVocabAndMerges(const fs::path& folder, const Json& config, TokenizerPar
   if (added.is_object()) {
     for (const auto& [id, token] : added.items()) {
       const Json& content = Member(token, "content");
-      const Json number = Json::parse(id, nullptr, false);
+      std::string fault;
+      const Json number = TryParseJson<Json>(id, fault, 0).value_or(Json(id));
       if (!content.is_string()) RefuseField(parts.source, "added_tokens_decoder", token);
       SetToken(parts, CheckedId(number, parts.source, "added_tokens_decoder"),
                content.get<std::string>(),
@@ -339,7 +335,7 @@ OutJson HfPreTokenizer(const TokenizerParts& parts) {
 TokenizerParts ParseTokenizerJson(std::string_view text, const std::string& source) {
   TokenizerParts parts;
   parts.source = source;
-  const Json file = ParseJson(text, source);
+  const Json file = ParseJson<Json>(text, source, "file");
   const Json& model = Member(file, "model");
   const Json& type = Member(model, "type");  // absent in old files
   if (!type.is_null() && type != Json("BPE")) {

@@ -67,7 +67,11 @@ TEST_F(Render, RefusesLinesWithoutWhatItNeeds) {
       {R"({"template":"absent.jinja","messages":[]})", "absent.jinja"},
       {R"({"template":"a.jinja","messages":[],"variables":[]})", "`variables`"},
       {R"({"template":"a.jinja","messages":[],"add_generation_prompt":1})", "generation_prompt"},
+      {R"({"template":"../a.jinja","messages":[]})", "beside the input"},
+      {R"({"template":"/etc/passwd","messages":[]})", "beside the input"},
+      {R"({"template":"","messages":[]})", "beside the input"},
       {R"([])", "object"},
+      {R"([)", "not valid JSON at byte 2 of the line"},
   };
   Write("a.jinja", "x");
   for (const auto& [line, reason] : cases) {
@@ -76,6 +80,17 @@ TEST_F(Render, RefusesLinesWithoutWhatItNeeds) {
     EXPECT_EQ(result.exit_code, 3) << line;
     EXPECT_NE(result.err.find(reason), std::string::npos) << result.err;
   }
+}
+
+// The parser of the JSON library has no limit, and copies of a value recurse.
+TEST_F(Render, RefusesJsonThatIsNestedWithoutEnd) {
+  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+  const ProgramResult result = RunProgram({"render", "--template", scratch_ / "a.jinja"}, -1,
+                                          SIGKILL, "{\"messages\":[" + deep + "]}\n");
+  EXPECT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_NE(result.err.find("standard input: line 1: nested deeper than 64 levels"),
+            std::string::npos)
+      << result.err;
 }
 
 }  // namespace

@@ -209,7 +209,7 @@ TEST_F(HfConfigTest, BadJsonAndMissingFilesAreNamed) {
     ExpectInputError([&] { OpenModel(folder_); }, {"/config.json: "});
   }
   Write("config.json", std::string(100000, '['));
-  ExpectInputError([&] { OpenModel(folder_); }, {"/config.json: nests deeper"});
+  ExpectInputError([&] { OpenModel(folder_); }, {"/config.json: nested deeper"});
   CopyWith("tiny_qwen2", Json::object());
   fs::remove(folder_ + "/model.safetensors");
   ExpectInputError([&] { OpenModel(folder_); }, {folder_, "model.safetensors.index.json"});

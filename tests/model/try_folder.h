@@ -3,18 +3,14 @@
 // The only failure allowed is Error(kInput).
 #pragma once
 
-#include <stdlib.h>
-
-#include <algorithm>
 #include <cstddef>
-#include <filesystem>
-#include <fstream>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "fuzz/fuzz_folder.h"
 #include "model/load.h"
 
 namespace opo {
@@ -24,34 +20,14 @@ inline constexpr idx kMaxFolderElements = idx{1} << 20;
 // `bytes`: config.json, model.safetensors.index.json and generation_config.json, each ended by the
 // byte 0xFF, which JSON never holds, and what is left is a file of weights: a.safetensors where
 // there is an index, else model.safetensors. Empty ones are not there.
-inline void WriteFolder(const std::string& folder, std::string_view bytes) {
-  std::string_view texts[3];
-  for (std::string_view& text : texts) {
-    const std::size_t end = std::min(bytes.find('\xFF'), bytes.size());
-    text = bytes.substr(0, end);
-    bytes.remove_prefix(std::min(end + 1, bytes.size()));
-  }
-  const auto write = [&](const char* name, std::string_view content) {
-    if (content.empty()) {
-      std::filesystem::remove(folder + "/" + name);
-      return;
-    }
-    std::ofstream(folder + "/" + name, std::ios::binary) << content;
-  };
-  write("config.json", texts[0]);
-  write("model.safetensors.index.json", texts[1]);
-  write("generation_config.json", texts[2]);
-  write("model.safetensors", texts[1].empty() ? bytes : "");
-  write("a.safetensors", texts[1].empty() ? "" : bytes);
+inline void WriteFolder(const FuzzFolder& folder, std::string_view bytes) {
+  folder.WriteOrRemove("config.json", TakePiece(bytes));
+  const std::string_view index = TakePiece(bytes);
+  folder.WriteOrRemove("model.safetensors.index.json", index);
+  folder.WriteOrRemove("generation_config.json", TakePiece(bytes));
+  folder.WriteOrRemove("model.safetensors", index.empty() ? bytes : "");
+  folder.WriteOrRemove("a.safetensors", index.empty() ? "" : bytes);
 }
-
-struct ScratchFolder {
-  ScratchFolder() : path((std::filesystem::temp_directory_path() / "opo_folder_XXXXXX").string()) {
-    OPO_CHECK(::mkdtemp(path.data()) != nullptr);
-  }
-  ~ScratchFolder() { std::filesystem::remove_all(path); }
-  std::string path;
-};
 
 // An adapter of a llama with D = 8, F = 12, two heads of 4, one of them for K and V, one layer.
 // `bytes`: adapter_config.json, the byte 0xFF, adapter_model.safetensors. True where it was read to
@@ -64,14 +40,11 @@ inline bool TryAdapter(std::string_view bytes) {
   base.num_layers = base.num_kv_heads = 1;
   base.num_heads = 2;
   base.head_dim = 4;
-  static const ScratchFolder scratch;
+  static const FuzzFolder scratch;
   const std::string& folder = scratch.path;
-  const std::size_t end = std::min(bytes.find('\xFF'), bytes.size());
-  const auto write = [&](const char* name, std::string_view content) {
-    std::ofstream(folder + "/" + name, std::ios::binary) << content;
-  };
-  write("adapter_config.json", bytes.substr(0, end));
-  write("adapter_model.safetensors", bytes.substr(std::min(end + 1, bytes.size())));
+  const std::string_view settings = TakePiece(bytes);
+  scratch.Write("adapter_config.json", settings);
+  scratch.Write("adapter_model.safetensors", bytes);
   try {
     const AdapterFile adapter(folder);
     const ModelConfig config = adapter.Fit(base);
@@ -88,9 +61,9 @@ inline bool TryAdapter(std::string_view bytes) {
 
 // True where the model was read to its end.
 inline bool TryHfFolder(std::string_view bytes) {
-  static const ScratchFolder scratch;
+  static const FuzzFolder scratch;
   const std::string& folder = scratch.path;
-  WriteFolder(folder, bytes);
+  WriteFolder(scratch, bytes);
   try {
     const auto model = OpenModel(folder);
     const std::vector<TensorSpec> specs = ListTensors(model->config());

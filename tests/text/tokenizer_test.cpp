@@ -205,6 +205,25 @@ TEST(Tokenizer, RefusesWhatItDoesNotDoByName) {
   EXPECT_THROW(Tokenizer::Load(empty.path() + "/none.gguf"), Error);
 }
 
+// Messages print the field that is refused, and prints recurse.
+TEST(Tokenizer, RefusesJsonThatIsNestedWithoutEnd) {
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  try {
+    Tokenizer::FromJson("{\"model\": {\"type\": " + deep + "}}", "deep.json");
+    ADD_FAILURE() << "was read";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kInput);
+    EXPECT_STREQ(e.what(), "deep.json: nested deeper than 64 levels");
+  }
+  // A key that is JSON itself: an id of added_tokens_decoder.
+  const TempFolder folder("nested_key");
+  folder.Write("vocab.json", R"({"a": 0})");
+  folder.Write("merges.txt", "");
+  folder.Write("tokenizer_config.json",
+               R"({"added_tokens_decoder": {")" + deep + R"(": {"content": "<x>"}}})");
+  EXPECT_THROW(Tokenizer::Load(folder.path()), Error);
+}
+
 TEST(Tokenizer, RefusesExpressionsThatAreNotTheSameToAllEngines) {
   const auto with = [](const std::string& regex) {
     auto json = SmallTokenizerJson();
