@@ -61,8 +61,9 @@ std::string ForStdout(std::string_view text) {
 }
 
 void PrintJsonLine(const ordered_json& value) {
-  const std::string text =
-      ForStdout(value.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+  std::string text = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  // mpirun reads a rank's output through a terminal of its own, whatever it does with it.
+  if (Comm::LauncherSize() == 1) text = ForStdout(text);
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fputc('\n', stdout);
   std::fflush(stdout);

@@ -7,6 +7,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "format/safetensors.h"
 
 namespace opo {
@@ -65,7 +66,7 @@ std::string OwnDigest(ordered_json manifest) {
 
 void CheckFiles(const Checkpoint& checkpoint) {
   const std::string manifest_path = checkpoint.path + "/manifest.json";
-  const ordered_json manifest = ordered_json::parse(ReadFile(manifest_path));
+  const auto manifest = ParseJson<ordered_json>(ReadFile(manifest_path), manifest_path, "file");
   const auto bad = ErrorCode::kInput;
   if (manifest.at(kOwnDigest) != OwnDigest(manifest)) {
     Fail(bad, "{}: differs from what was written", manifest_path);
@@ -74,6 +75,9 @@ void CheckFiles(const Checkpoint& checkpoint) {
     Fail(bad, "{}: is of step {}", manifest_path, manifest.at("step").dump());
   }
   for (const auto& [name, entry] : manifest.at("files").items()) {
+    if (fs::path(name).is_absolute() || name.starts_with("..") || name.find("/..") != name.npos) {
+      Fail(bad, "{}: names a file outside of its folder", manifest_path);
+    }
     const std::string path = checkpoint.path + "/" + name;
     std::error_code error;
     if (fs::file_size(path, error) != entry.at("bytes").get<std::uintmax_t>() || error) {
@@ -93,11 +97,12 @@ void CheckFiles(const Checkpoint& checkpoint) {
 // A whole checkpoint may have been put into another run's folder, or under another step's name.
 void CheckOrigin(const Checkpoint& checkpoint, const std::string& run_dir) {
   const std::string path = checkpoint.path + "/state.json";
-  const ordered_json state = ordered_json::parse(ReadFile(path));
+  const auto state = ParseJson<ordered_json>(ReadFile(path), path, "file");
   if (state.at("step") != checkpoint.step) {
     Fail(ErrorCode::kInput, "{}: is of step {}", path, state.at("step").dump());
   }
-  const ordered_json run = ordered_json::parse(ReadFile(run_dir + "/manifest.json"));
+  const std::string run_path = run_dir + "/manifest.json";
+  const auto run = ParseJson<ordered_json>(ReadFile(run_path), run_path, "file");
   const ordered_json of = state.value("manifest", ordered_json::object());
   for (const auto& [key, value] : of.items()) {
     if (key == "opo_version" || !run.contains(key) || run[key] == value) continue;
@@ -193,8 +198,11 @@ ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, Adam
   const std::string path = checkpoint.path + "/optimizer.safetensors";
   optimizer.Read(SafetensorsFile::Open(path));
   try {
-    const ordered_json state = ordered_json::parse(ReadFile(checkpoint.path + "/state.json"));
-    optimizer.SetSteps(state.at("optimizer_steps").get<idx>());
+    const std::string state_path = checkpoint.path + "/state.json";
+    auto state = ParseJson<ordered_json>(ReadFile(state_path), state_path, "file");
+    const auto steps = state.at("optimizer_steps").get<idx>();
+    if (steps < 0) Fail(ErrorCode::kInput, "{}: optimizer_steps: is {}", state_path, steps);
+    optimizer.SetSteps(steps);
     return state;
   } catch (const ordered_json::exception& e) {
     Fail(ErrorCode::kInput, "{}/state.json: {}", checkpoint.path, e.what());

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/json.h"
 
 namespace opo {
 
@@ -17,6 +18,12 @@ double WallTime() {
 }
 
 // -1: the line names none.
+// Null where the line is not JSON.
+ordered_json LineOf(std::string_view text) {
+  std::string fault;
+  return TryParseJson<ordered_json>(text, fault).value_or(ordered_json());
+}
+
 idx StepOf(const ordered_json& line) {
   if (!line.is_object()) return -1;
   const auto step = line.find("training/global_step");
@@ -42,8 +49,7 @@ LineFile::LineFile(const std::string& path, idx last_step,
       ++number;
       end = text.find('\n', begin);
       if (end == std::string_view::npos) break;
-      const ordered_json line = ordered_json::parse(text.substr(begin, end - begin), nullptr,
-                                                    /*allow_exceptions=*/false);
+      const ordered_json line = LineOf(text.substr(begin, end - begin));
       const idx step = StepOf(line);
       if (refused > 0 && step >= 0 && step <= last_step) {
         Fail(ErrorCode::kInput,
@@ -68,7 +74,7 @@ std::vector<ordered_json> ReadLines(const std::string& path) {
   std::vector<ordered_json> values;
   std::istringstream lines(ReadFile(path));
   for (std::string line; std::getline(lines, line);) {
-    ordered_json value = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
+    ordered_json value = LineOf(line);
     if (lines.eof() || !value.is_object()) break;
     values.push_back(std::move(value));
   }

@@ -1,5 +1,7 @@
 #include "train/scoring.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <sstream>
 
@@ -38,9 +40,11 @@ std::pair<RewardJournal::Key, RewardResult> ReadLine(const ordered_json& line) {
                          line.at("term"), line.at("digest")};
   RewardResult result;
   const std::string verdict = line.at("verdict");
-  result.verdict = verdict == "scored"    ? Verdict::kScored
-                   : verdict == "skipped" ? Verdict::kSkipped
-                                          : Verdict::kError;
+  const std::array<Verdict, 3> known = {Verdict::kScored, Verdict::kSkipped, Verdict::kError};
+  const auto it = std::find_if(known.begin(), known.end(),
+                               [&](Verdict v) { return verdict == VerdictName(v); });
+  if (it == known.end()) Fail(ErrorCode::kInput, "a line has the verdict \"{}\"", verdict);
+  result.verdict = *it;
   result.value = line.at("value");
   result.reason = line.value("reason", "");
   result.note = line.at("note");
@@ -95,7 +99,7 @@ void RewardJournal::Take(const ordered_json& line, idx first_step, std::string& 
     if (key.step < first_step) return;
     kept_.insert_or_assign(std::move(key), std::move(result));
     lines += LineText(line);
-  } catch (const ordered_json::exception& error) {
+  } catch (const std::exception& error) {
     Fail(ErrorCode::kInput, "{}: a line is not of the journal: {}; restore the file", path_,
          error.what());
   }
