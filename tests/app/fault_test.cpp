@@ -18,38 +18,16 @@ namespace fs = std::filesystem;
 // Six steps with a checkpoint after every second one.
 std::vector<std::string> ShortRun(const std::string& dir,
                                   const std::vector<std::string>& more = {}) {
-  std::vector<std::string> args = {"train",
-                                   Example("tiny.toml"),
-                                   "--quiet",
-                                   "--set",
-                                   "run.dir=" + dir,
-                                   "--set",
-                                   "train.steps=6",
-                                   "--set",
-                                   "checkpoint.every=2",
-                                   "--set",
-                                   "run.threads=2",
-                                   "--set",
-                                   "rollout.prompts=8",
-                                   "--set",
-                                   "rollout.samples=4",
-                                   "--set",
-                                   "run.memory_mb=200"};
-  for (const std::string& m : more) {
-    args.push_back("--set");
-    args.push_back(m);
-  }
-  return args;
+  return WithSettings(
+      WithSettings({"train", Example("tiny.toml"), "--quiet"},
+                   {"run.dir=" + dir, "train.steps=6", "checkpoint.every=2", "run.threads=2",
+                    "rollout.prompts=8", "rollout.samples=4", "run.memory_mb=200"}),
+      more);
 }
 
 std::vector<std::string> Resumed(const std::string& dir,
                                  const std::vector<std::string>& more = {}) {
-  std::vector<std::string> args = {"train", "--resume", dir, "--quiet"};
-  for (const std::string& m : more) {
-    args.push_back("--set");
-    args.push_back(m);
-  }
-  return args;
+  return WithSettings({"train", "--resume", dir, "--quiet"}, more);
 }
 
 std::string DigestOf(const ProgramResult& result) {

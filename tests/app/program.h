@@ -134,6 +134,16 @@ inline std::vector<std::string> OnRanks(int ranks) {
   return {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
 }
 
+// The words of a command, and "--set SETTING" for each setting.
+inline std::vector<std::string> WithSettings(std::vector<std::string> words,
+                                             const std::vector<std::string>& settings) {
+  for (const std::string& setting : settings) {
+    words.push_back("--set");
+    words.push_back(setting);
+  }
+  return words;
+}
+
 inline ProgramResult RunOnRanks(int ranks, const std::vector<std::string>& arguments) {
   return RunningProgram(arguments, "", OnRanks(ranks)).Wait();
 }

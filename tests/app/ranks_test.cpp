@@ -27,19 +27,13 @@ bool HaveRanks() {
 
 // A run with everything that ranks share: evaluation, a reference, checkpoints. The model is wide
 // enough that seven ranks each own a part of its slab.
-std::vector<std::string> Arguments(const std::string& run, std::vector<std::string> more = {}) {
-  std::vector<std::string> arguments = {"train", Example("tiny.toml"), "--quiet"};
-  for (const char* setting :
-       {"train.steps=3", "train.shards=8", "checkpoint.every=2", "eval.every=2",
-        "monitor.kl_every=1", "model.init.hidden_size=96", "run.threads=1"}) {
-    more.insert(more.begin(), setting);
-  }
-  more.push_back("run.dir=" + run);
-  for (const std::string& setting : more) {
-    arguments.push_back("--set");
-    arguments.push_back(setting);
-  }
-  return arguments;
+std::vector<std::string> Arguments(const std::string& run,
+                                   const std::vector<std::string>& more = {}) {
+  return WithSettings(WithSettings({"train", Example("tiny.toml"), "--quiet"},
+                                   {"run.dir=" + run, "train.steps=3", "train.shards=8",
+                                    "checkpoint.every=2", "eval.every=2", "monitor.kl_every=1",
+                                    "model.init.hidden_size=96", "run.threads=1"}),
+                      more);
 }
 
 std::vector<std::string> SortedLines(const std::string& path) {

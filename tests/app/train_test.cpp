@@ -11,20 +11,9 @@ namespace fs = std::filesystem;
 // The tiny example, shortened, with a checkpoint every third step.
 std::vector<std::string> TinyRun(const std::string& dir,
                                  const std::vector<std::string>& more = {}) {
-  std::vector<std::string> args = {"train",
-                                   Example("tiny.toml"),
-                                   "--quiet",
-                                   "--set",
-                                   "run.dir=" + dir,
-                                   "--set",
-                                   "train.steps=24",
-                                   "--set",
-                                   "checkpoint.every=3"};
-  for (const std::string& m : more) {
-    args.push_back("--set");
-    args.push_back(m);
-  }
-  return args;
+  return WithSettings(WithSettings({"train", Example("tiny.toml"), "--quiet"},
+                                   {"run.dir=" + dir, "train.steps=24", "checkpoint.every=3"}),
+                      more);
 }
 
 std::string DigestOf(const ProgramResult& result) {
