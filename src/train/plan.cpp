@@ -305,10 +305,11 @@ MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx p
                                      : PlanFor<bf16>(config, model, prompt_tokens, ranks);
 }
 
-MemoryPlan PlanRun(const TrainConfig& config, const ModelConfig& model, idx ranks) {
+MemoryPlan PlanRun(TrainConfig config, const ModelConfig& model, const Comm& comm) {
+  const idx available = AvailableMemoryBytes() / comm.sharing_memory();
+  if (config.run.memory_mb == 0) config.run.memory_mb = (available / 10 * 7) >> 20;
   const MemoryPlan plan =
-      PlanMemory(config, model, std::min<idx>(config.data.prompt_limit, 64), ranks);
-  const idx available = AvailableMemoryBytes();
+      PlanMemory(config, model, std::min<idx>(config.data.prompt_limit, 64), comm.size());
   if (plan.total() > available) {
     Fail(ErrorCode::kUsage,
          "run.memory_mb: {} MB, of which this run takes {} MB, but {} MB can be had here (free "

@@ -2,6 +2,7 @@
 // alone, time from the engine's own speed on a few layers of that shape.
 #pragma once
 
+#include "comm/comm.h"
 #include "model/config.h"
 #include "train/config.h"
 
@@ -71,9 +72,9 @@ struct StepTimePlan {
 };
 
 // PlanMemory() of a run that is about to begin: prompts as long as they may be, up to a usual
-// length, since they are not known yet. Throws Error(kUsage) where it takes more than can be had
-// here.
-MemoryPlan PlanRun(const TrainConfig& config, const ModelConfig& model, idx ranks);
+// length, since they are not known yet. Ranks of one machine share its memory. Throws Error(kUsage)
+// where it takes more than can be had here.
+MemoryPlan PlanRun(TrainConfig config, const ModelConfig& model, const Comm& comm);
 
 // Measures sampler, learner and optimizer in this process, on random weights of the model's shape
 // but of one and of three layers, and scales to a step of `completion_tokens` a sample. Takes some

@@ -43,7 +43,7 @@ class Trainer {
         options_(options),
         comm_(comm),
         tokenizer_(PolicyTokenizer(config)),
-        plan_(PlanRun(config, PolicyShape(config, tokenizer_), comm.size())),
+        plan_(PlanRun(config, PolicyShape(config, tokenizer_), comm)),
         base_path_(BasePath(config)),
         weights_(PolicyWeights(config, tokenizer_)),
         optimizer_(weights_.layout, config.train, comm),
@@ -431,11 +431,7 @@ class Trainer {
   double save_seconds_ = 0;
 };
 
-}  // namespace
-
-namespace {
-
-// What ranks decide among themselves: shards, and each one's part of its machine.
+// The shards of a run, where the config leaves their number to that of the ranks.
 TrainConfig ForRanks(TrainConfig config, const Comm& comm) {
   OptimizerConfig& train = config.train;
   if (train.shards == 0) train.shards = static_cast<idx>(std::bit_ceil(unsigned(comm.size())));
@@ -444,10 +440,6 @@ TrainConfig ForRanks(TrainConfig config, const Comm& comm) {
          "train.shards = {}: there are {} ranks, and each needs a shard; start fewer{}",
          train.shards, comm.size(),
          train.shards == 1 ? ", or a new run with more shards" : ", or a new run");
-  }
-  if (comm.alone()) return config;
-  if (config.run.memory_mb == 0) {
-    config.run.memory_mb = (AvailableMemoryBytes() / 10 * 7 / comm.sharing_memory()) >> 20;
   }
   return config;
 }
