@@ -126,12 +126,14 @@ inline ProgramResult RunProgram(const std::vector<std::string>& arguments, int s
 }
 
 // The program on so many ranks of this machine: what to put before it. Open MPI asks a root user to
-// say that he means it.
+// say that he means it. Its mpirun (4.1.4) now and then waits for itself for ever when ranks were
+// killed and all processes are gone: hence the limit, after which the exit code is 137.
 inline std::vector<std::string> OnRanks(int ranks) {
   ::setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
   ::setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
   if (ranks == 1) return {};
-  return {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
+  return {"timeout",         "-s",        "KILL", "120", "mpirun",
+          "--oversubscribe", "--bind-to", "none", "-n",  std::to_string(ranks)};
 }
 
 // The words of a command, and "--set SETTING" for each setting.
