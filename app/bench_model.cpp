@@ -188,8 +188,7 @@ class StepBench {
     const double recheck_end = Seconds();
     const std::vector<LearnGroup> learn = Weighted();
     std::fill_n(grad_.data(), grad_.size(), 0.0f);
-    const LearnResult result = learner_.Accumulate(
-        learn, [](double, double, double a) { return PolicyGradientLoss(a); }, grad_.data(), &tape);
+    const LearnResult result = learner_.Accumulate(learn, OnPolicyLoss, grad_.data(), &tape);
     const double learn_end = Seconds();
     OPO_CHECK(packed_.FindFlaw().empty());
     (void)SlabDigest(grad_.span());

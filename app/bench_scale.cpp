@@ -135,9 +135,7 @@ class ScaleBench {
     const std::vector<idx> work(static_cast<std::size_t>(comm.size()), 1);
     gradient.Run(DealShards(work, comm.size()),
                  [&](idx, float* grad, const GradientSum::LayerDone& layer_done) {
-                   learner_.Accumulate(
-                       learn, [](double, double, double a) { return PolicyGradientLoss(a); }, grad,
-                       &tape, layer_done);
+                   learner_.Accumulate(learn, OnPolicyLoss, grad, &tape, layer_done);
                  });
     const double learned = Seconds();
     p.reduce_wait = comm.traffic().wait_s - waited;

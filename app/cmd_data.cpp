@@ -25,6 +25,7 @@ struct DataArguments {
   std::string eval;
   std::string model;
   std::string system;
+  std::string answers = "none";  // which of the rows' are looked at
   LoadOptions load;
   idx rows = 3;
   idx prompt_limit = 0;
@@ -37,6 +38,25 @@ void AddSet(CLI::App& verb, LoadOptions& load) {
       ->capture_default_str();
   verb.add_option("--seed", load.seed, "seed of a built-in set")->capture_default_str();
   verb.add_flag("--held-out", load.held_out, "its held-out part: a tenth of the size");
+}
+
+void AddAnswers(CLI::App& verb, DataArguments& args) {
+  verb.add_option("--answers", args.answers, "the answers that rows give are looked at too")
+      ->check(CLI::IsMember({"none", "demonstrations", "pairs", "both"}))
+      ->capture_default_str();
+  verb.add_option("--completion-key", args.load.keys.completion,
+                  "of a demonstration, what follows the prompt (default: completion)");
+}
+
+// After parsing.
+LoadOptions LoadOf(const DataArguments& args) {
+  CheckProblemKeys(args.load.keys);
+  LoadOptions load = args.load;
+  load.given = args.answers == "demonstrations" ? GivenAnswers::kDemonstrations
+               : args.answers == "pairs"        ? GivenAnswers::kPairs
+               : args.answers == "both"         ? GivenAnswers::kBoth
+                                                : GivenAnswers::kNothing;
+  return load;
 }
 
 // JSON lines to a file, whole or not at all, or to stdout where no file is named.
@@ -92,9 +112,21 @@ void RunConvert(const DataArguments& args) {
   fmt::print(stderr, "{}: {} rows\n", args.out, rows);
 }
 
+// A given answer as the model will see it: its text from the prompt on, tokens and learned ones.
+ordered_json ShowAnswer(const Tokenizer& tokenizer, const PromptRenderer& prompts,
+                        const Problem& problem, const ordered_json& answer) {
+  const GivenTokens given = prompts.RenderAnswer(problem.messages, answer);
+  const auto learned =
+      given.learned.empty()
+          ? given.answer.size()
+          : static_cast<std::size_t>(std::count(given.learned.begin(), given.learned.end(), true));
+  return {{"text", tokenizer.Decode(given.answer, /*skip_special=*/false)},
+          {"tokens", given.answer.size()},
+          {"learned", learned}};
+}
+
 void RunShow(const DataArguments& args) {
-  CheckProblemKeys(args.load.keys);
-  const std::vector<Problem> problems = LoadProblems(args.source, args.load);
+  const std::vector<Problem> problems = LoadProblems(args.source, LoadOf(args));
   const Tokenizer tokenizer = Tokenizer::Load(TokenizerPath(args.model));
   const PromptRenderer prompts(tokenizer, args.system);
   idx number = 0;
@@ -102,20 +134,31 @@ void RunShow(const DataArguments& args) {
     if (number++ == args.rows) break;
     const std::string text = prompts.RenderText(problem.messages);
     const auto tokens = prompts.Render(problem.messages).size();
+    ordered_json given = ordered_json::array();
+    for (const ordered_json& answer : problem.answers) {
+      given.push_back(ShowAnswer(tokenizer, prompts, problem, answer));
+    }
     if (args.json) {
-      PrintJsonLine({{"row", number},
-                     {"id", problem.id},
-                     {"data_source", problem.data_source},
-                     {"text", text},
-                     {"tokens", tokens},
-                     {"answer", problem.answer},
-                     {"extra", problem.extra}});
+      ordered_json line = {
+          {"row", number},         {"id", problem.id}, {"data_source", problem.data_source},
+          {"text", text},          {"tokens", tokens}, {"answer", problem.answer},
+          {"extra", problem.extra}};
+      if (!given.empty()) line["answers"] = given;
+      PrintJsonLine(line);
       continue;
     }
     fmt::print("--- row {} of {}, {} tokens, {}{}\n{}\n--- answer: {}\n", number, problems.size(),
                tokens, ForStdout(problem.data_source),
                problem.id.empty() ? "" : ", id " + ForStdout(problem.id), ForStdout(text),
                problem.answer.empty() ? "(none)" : ForStdout(problem.answer));
+    for (std::size_t a = 0; a < given.size(); ++a) {
+      fmt::print("--- {}, {} tokens, {} of them learned\n{}\n",
+                 given.size() == 1 ? "demonstration"
+                 : a == 0          ? "chosen"
+                                   : "rejected",
+                 given[a]["tokens"].get<idx>(), given[a]["learned"].get<idx>(),
+                 ForStdout(given[a]["text"].get<std::string>()));
+    }
     if (!problem.extra.empty()) {
       std::vector<std::string> names;
       for (const auto& [name, value] : problem.extra.items()) names.push_back(ForStdout(name));
@@ -139,7 +182,7 @@ ordered_json Percentiles(std::vector<idx> lengths) {
 
 ordered_json CheckOne(const DataArguments& args, const std::string& source, bool held_out,
                       const PromptRenderer* prompts, std::set<std::string>& questions) {
-  LoadOptions options = args.load;
+  LoadOptions options = LoadOf(args);
   options.skip_bad = true;
   options.held_out = held_out;
   LoadReport report;
@@ -147,7 +190,8 @@ ordered_json CheckOne(const DataArguments& args, const std::string& source, bool
   idx no_answer = 0, duplicates = 0, other_answer = 0, overlong = 0;
   std::map<std::string, std::string> answers;
   std::map<std::string, idx> sources;
-  std::vector<idx> lengths;
+  std::vector<idx> lengths, answer_lengths;
+  idx pairs = 0;
   std::string first_duplicate;
   for (const Problem& problem : problems) {
     ++sources[problem.data_source];
@@ -161,6 +205,18 @@ ordered_json CheckOne(const DataArguments& args, const std::string& source, bool
     lengths.push_back(prompts ? static_cast<idx>(prompts->Render(problem.messages).size())
                               : static_cast<idx>(text.size()));
     if (args.prompt_limit > 0 && lengths.back() > args.prompt_limit) ++overlong;
+    pairs += problem.answers.size() == 2 ? 1 : 0;
+    for (const ordered_json& given : problem.answers) {
+      idx length = 0;
+      if (prompts != nullptr) {
+        length = static_cast<idx>(prompts->RenderAnswer(problem.messages, given).answer.size());
+      } else {
+        for (const ordered_json& message : given) {
+          length += static_cast<idx>(message["content"].get_ref<const std::string&>().size());
+        }
+      }
+      answer_lengths.push_back(length);
+    }
   }
   for (const auto& [text, answer] : answers) questions.insert(text);
   ordered_json out;
@@ -168,6 +224,11 @@ ordered_json CheckOne(const DataArguments& args, const std::string& source, bool
   out["rows"] = report.rows;
   out["bad"] = report.bad;
   if (report.bad > 0) out["first_bad"] = report.first_bad;
+  if (options.given != GivenAnswers::kNothing) {
+    out["demonstrations"] = static_cast<idx>(problems.size()) - pairs;
+    out["pairs"] = pairs;
+    out["equal_answers"] = report.ties;
+  }
   out["without_answer"] = no_answer;
   out["duplicates"] = duplicates;
   if (duplicates > 0) {
@@ -176,6 +237,9 @@ ordered_json CheckOne(const DataArguments& args, const std::string& source, bool
   }
   out["data_sources"] = sources;
   out[prompts ? "prompt_tokens" : "prompt_bytes"] = Percentiles(std::move(lengths));
+  if (!answer_lengths.empty()) {
+    out[prompts ? "answer_tokens" : "answer_bytes"] = Percentiles(std::move(answer_lengths));
+  }
   if (args.prompt_limit > 0) out["longer_than_prompt_limit"] = overlong;
   return out;
 }
@@ -199,7 +263,6 @@ void PrintCheck(const ordered_json& set) {
 }
 
 void RunCheck(const DataArguments& args) {
-  CheckProblemKeys(args.load.keys);
   if (args.prompt_limit > 0 && args.model.empty()) {
     Fail(ErrorCode::kUsage, "data check: --prompt-limit counts tokens and needs --model");
   }
@@ -235,7 +298,7 @@ void RunCheck(const DataArguments& args) {
 
 }  // namespace
 
-void AddData(CLI::App& app, int&) {
+void AddData(CLI::App& app, int& exit_code) {
   CLI::App* data = app.add_subcommand("data", "make, show, check and convert data sets");
   data->require_subcommand(1);
   data->footer(
@@ -264,6 +327,7 @@ void AddData(CLI::App& app, int&) {
         ->check(CLI::Range(idx{1}, idx{1'000'000'000}))
         ->capture_default_str();
     AddProblemKeys(*sub, args->load.keys);
+    AddAnswers(*sub, *args);
     AddSet(*sub, args->load);
     sub->add_flag("--json", args->json, "a JSON line a row");
   }
@@ -280,6 +344,7 @@ void AddData(CLI::App& app, int&) {
     sub->add_option("--prompt-limit", args->prompt_limit, "count prompts with more tokens")
         ->check(CLI::Range(idx{1}, idx{1'000'000'000}));
     AddProblemKeys(*sub, args->load.keys);
+    AddAnswers(*sub, *args);
     AddSet(*sub, args->load);
     sub->add_flag("--json", args->json, "all of it as one line of JSON");
   }
@@ -289,6 +354,8 @@ void AddData(CLI::App& app, int&) {
     sub->add_option("IN", args->source, "a data file")->required();
     sub->add_option("OUT", args->out, "a .jsonl file")->required();
   }
+  AddMakePairs(*data, exit_code);
+  AddMakeSteps(*data);
 }
 
 }  // namespace opo

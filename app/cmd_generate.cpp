@@ -1,4 +1,4 @@
-// opo generate, opo chat, opo eval: a model's answers.
+// opo generate, opo chat: a model's answers.
 #include <cstdio>
 #include <iostream>
 #include <map>
@@ -6,9 +6,7 @@
 #include "app/command.h"
 #include "app/sampling.h"
 #include "base/error.h"
-#include "base/file.h"
 #include "base/pack.h"
-#include "train/evaluate.h"
 #include "train/exchange.h"
 #include "train/signal_guard.h"
 
@@ -137,11 +135,7 @@ void RunGenerate(const GenerateArguments& args) {
   const bool stream = !args.json && answers == 1 && comm.alone();
   AnswerProgress progress(CeilDiv(answers, comm.size()), args.quiet || !comm.root());
   AnswerWriter writer(groups, lines, args.json);
-  std::vector<int> owner;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    owner.push_back(static_cast<int>(i) % comm.size());
-  }
-  ShareGroups(comm, groups, owner, [&](std::span<RolloutGroup> own) {
+  ShareGroups(comm, groups, InTurn(comm, groups.size()), [&](std::span<RolloutGroup> own) {
     Generate(loaded.model, loaded.tokenizer, own, args.sampling.config,
              [&](const TokenEvent& event) {
                if (stream) {
@@ -241,96 +235,6 @@ void RunChat(const ChatArguments& args) {
   }
 }
 
-struct EvalArguments {
-  ModelOptions model;
-  SamplingOptions sampling;
-  std::string data = "arithmetic";
-  ProblemKeys keys;
-  std::string system;
-  std::string reward = "number";
-  std::vector<std::string> reward_set;
-  std::string pass_rates;
-  bool training_part = false;
-  idx n = 1;
-  bool json = false;
-  bool quiet = false;
-};
-
-// JSON lines {"id", "prompt", "pass_rate", "samples"}, of the problems that have a scored answer.
-void WritePassRates(const std::string& path, const std::vector<Problem>& problems,
-                    const EvalResult& result) {
-  struct Sum {
-    double reward = 0;
-    idx samples = 0;
-  };
-  std::vector<Sum> sums(problems.size());
-  for (const Answer& a : result.answers) {
-    if (a.reward.verdict != Verdict::kScored) continue;
-    Sum& sum = sums[static_cast<std::size_t>(a.problem)];
-    sum.reward += a.reward.value;
-    ++sum.samples;
-  }
-  std::string lines;
-  for (std::size_t i = 0; i < problems.size(); ++i) {
-    if (sums[i].samples == 0) continue;
-    nlohmann::ordered_json line;
-    if (!problems[i].id.empty()) line["id"] = problems[i].id;
-    line["prompt"] = PromptText(problems[i]);
-    line["pass_rate"] = sums[i].reward / static_cast<double>(sums[i].samples);
-    line["samples"] = sums[i].samples;
-    lines += line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  }
-  WriteFileAtomically(path, lines);
-}
-
-template <class T>
-void RunEval(const EvalArguments& args) {
-  Comm& comm = Comm::World();
-  LoadedModel<T> loaded(args.model.model);
-  CheckBias(args.sampling.config, loaded.model.config().vocab_size, ErrorCode::kUsage,
-            "--logit-bias");
-  const PromptRenderer prompts(loaded.tokenizer, args.system);
-  LoadOptions data;
-  data.keys = args.keys;
-  data.held_out = !args.training_part;
-  const std::vector<Problem> problems = LoadProblems(args.data, data);
-  RewardConfig term;
-  Fields settings_of_term = FieldsOf(term);
-  settings_of_term.Set("kind=" + args.reward);
-  for (const std::string& assignment : args.reward_set) settings_of_term.Set(assignment);
-  SetMaxTokens({&term, 1}, args.sampling.config.max_new_tokens);
-  RewardSet reward({term});
-  EvalSettings settings;
-  settings.samples = args.n;
-  settings.sampling = args.sampling.config;
-  AnswerProgress progress(CeilDiv(static_cast<idx>(problems.size()) * args.n, comm.size()),
-                          args.quiet || !comm.root());
-  settings.on_token = [&](const TokenEvent& event) { progress.Add(event); };
-  const EvalResult result = Evaluate(loaded.model, loaded.tokenizer, prompts, std::span(problems),
-                                     reward, settings, comm);
-  if (!comm.root()) return;
-  if (!args.pass_rates.empty()) WritePassRates(args.pass_rates, problems, result);
-  if (args.json) {
-    for (const Answer& a : result.answers) {
-      PrintJsonLine({{"problem", a.problem},
-                     {"sample", a.sample},
-                     {"prompt", a.prompt},
-                     {"gold", a.gold},
-                     {"text", a.text},
-                     {"length", a.length},
-                     {"finish_reason", FinishReasonName(a.finish)},
-                     {"reward", a.reward.value},
-                     {"verdict", VerdictName(a.reward.verdict)},
-                     {"note", a.reward.note}});
-    }
-    PrintJsonLine(
-        {{"problems", problems.size()}, {"samples", args.n}, {"pass_rate", result.pass_rate}});
-    return;
-  }
-  fmt::print("{} problems: mean@{} of the reward {:.4f}\n", problems.size(), args.n,
-             result.pass_rate);
-}
-
 }  // namespace
 
 void AddGenerate(CLI::App& app, int&) {
@@ -366,39 +270,6 @@ void AddChat(CLI::App& app, int&) {
   args->sampling.Add(*verb, 0.7, 512);
   verb->add_option("--system", args->system, "a system message");
   verb->callback([args] { RunInDtype(*args, RunChat<bf16>, RunChat<float>); });
-}
-
-void AddEval(CLI::App& app, int&) {
-  auto args = std::make_shared<EvalArguments>();
-  CLI::App* verb = app.add_subcommand("eval", "mean reward of a model on a data set");
-  args->model.Add(*verb);
-  args->sampling.Add(*verb, 0.0, 256);
-  verb->add_option("--data", args->data, "a data file, or a built-in set (its held-out part)")
-      ->capture_default_str();
-  verb->add_flag("--training-part", args->training_part,
-                 "of a built-in set, the part that is trained on");
-  AddProblemKeys(*verb, args->keys);
-  verb->add_option("--system", args->system, "a system message put before each problem");
-  verb->add_option("--reward", args->reward, "how answers are scored")
-      ->check(CLI::IsMember(RewardKinds()))
-      ->capture_default_str();
-  verb->add_option("--reward-set", args->reward_set,
-                   "a setting of the reward, as in a [[reward]] section: pattern=[0-9]+, "
-                   "on_error=skip (repeatable)")
-      ->take_all()
-      ->allow_extra_args(false);
-  verb->add_option("--pass-rates", args->pass_rates,
-                   "write the mean reward of each problem to this file, for data.pass_rates");
-  verb->add_option("-n", args->n, "answers a problem")
-      ->check(CLI::Range(idx{1}, kMaxSamples))
-      ->capture_default_str();
-  verb->add_flag("--json", args->json, "a JSON line an answer, then one with the mean");
-  verb->add_flag("--quiet", args->quiet, "no progress line");
-  verb->callback([args] {
-    CheckProblemKeys(args->keys);
-    Comm::World();
-    RunInDtype(*args, RunEval<bf16>, RunEval<float>);
-  });
 }
 
 }  // namespace opo

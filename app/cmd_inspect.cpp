@@ -180,10 +180,26 @@ void RunLogprobs(const LogprobsArguments& args) {
         }
       }
     }
+    Rollout& r = group.rollouts[0];
+    const ModelConfig& config = loaded.model.config();
+    const std::size_t length = r.tokens.size();
+    // What stands behind the answer is never fed: the value at its row is the answer's score.
+    if (config.has_values) r.tokens.push_back(0);
     Score(loaded.model, std::span(&group, 1), static_cast<float>(1.0 / args.temperature));
-    const Rollout& r = group.rollouts[0];
-    PrintJsonLine({{"logprobs", std::vector<double>(r.logprobs.begin(), r.logprobs.end())},
-                   {"entropy", std::vector<double>(r.entropies.begin(), r.entropies.end())}});
+    const auto of = [&](const std::vector<float>& numbers) {
+      return std::vector<double>(numbers.begin(),
+                                 numbers.begin() + static_cast<std::ptrdiff_t>(length));
+    };
+    ordered_json out;
+    if (config.has_logits) {
+      out["logprobs"] = of(r.logprobs);
+      out["entropy"] = of(r.entropies);
+    }
+    if (config.has_values) {
+      out["values"] = of(r.values);
+      out["score"] = r.values.back();
+    }
+    PrintJsonLine(out);
   }
 }
 
@@ -192,7 +208,7 @@ struct InitArguments {
   ModelConfig config;
   std::uint64_t seed = 1;
   double std = 0.02;
-  bool untied = false;
+  bool untied = false, value_head = false;
   std::string rope_type = "default";
   double rope_factor = 1;
   idx rope_original_max_position = 0;
@@ -211,8 +227,9 @@ void RunInit(InitArguments args) {
   c.bos_id = tokenizer.bos_id();
   c.pad_id = tokenizer.pad_id();
   c.eos_ids = tokenizer.eos_ids();
-  const Weights weights = InitWeights(c, args.seed, args.std);
-  SaveHfModel(args.output, c, weights.slab.span(), DType::kF32);
+  const Heads heads{!args.value_head, args.value_head, args.std, args.seed};
+  const Weights weights = InitWeights(c, args.seed, args.std, heads);
+  SaveTrained(args.output, weights, "");
   tokenizer.Save(args.output);
   PrintJsonLine({{"model", args.output}, {"weights_digest", weights.DigestHex()}});
 }
@@ -324,8 +341,11 @@ void AddRender(CLI::App& app, int&) {
 
 void AddLogprobs(CLI::App& app, int&) {
   auto args = std::make_shared<LogprobsArguments>();
-  CLI::App* verb = app.add_subcommand(
-      "logprobs", "log-probs and entropy of given completions: JSON lines in, JSON lines out");
+  CLI::App* verb =
+      app.add_subcommand("logprobs",
+                         "log-probs and entropy of given completions: JSON lines in, JSON lines "
+                         "out; of a model with a "
+                         "value head its values before each token, and the score behind the last");
   args->model.Add(*verb);
   verb->add_option(
           "--input", args->input,
@@ -378,6 +398,8 @@ void AddInit(CLI::App& app, int&) {
   verb->add_option("--seed", args->seed, "of the weights")->capture_default_str();
   verb->add_option("--std", args->std, "deviation of the weights")->capture_default_str();
   verb->add_flag("--untied", args->untied, "an LM head of its own");
+  verb->add_flag("--value-head", args->value_head,
+                 "a value head in place of the LM head: a reward model");
   verb->callback([args] { RunInit(*args); });
 }
 

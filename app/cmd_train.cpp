@@ -1,4 +1,6 @@
 // opo train, opo plan: from a config to a better model.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -10,6 +12,7 @@
 #include "base/utf8.h"
 #include "model/load.h"
 #include "train/floor.h"
+#include "train/given.h"
 #include "train/plan.h"
 #include "train/policy.h"
 #include "train/scale.h"
@@ -18,7 +21,62 @@
 namespace opo {
 namespace {
 
+// A verb that trains: which algorithms are its own.
+struct TrainVerb {
+  const char* name;
+  const char* help;
+  bool (*takes)(const TrainConfig& config);
+  const char* what;     // its algorithms have in common
+  const char* example;  // a config
+};
+
+bool Scores(const TrainConfig& config) {
+  return (FindAlgorithm(config.algorithm.name).needs & kNeedsValueHead) != 0;
+}
+bool Samples(const TrainConfig& config) {
+  const GivenAnswers given = GivenOf(config);
+  return given == GivenAnswers::kNothing || (given == GivenAnswers::kSteps && !Scores(config));
+}
+bool Imitates(const TrainConfig& config) {
+  return GivenOf(config) == GivenAnswers::kDemonstrations;
+}
+
+bool Prefers(const TrainConfig& config) {
+  constexpr unsigned kPrefers = kNeedsPairs | kNeedsReference;
+  return (FindAlgorithm(config.algorithm.name).needs & kPrefers) == kPrefers;
+}
+
+constexpr TrainVerb kTrainVerbs[] = {
+    {"train", "RL from a config; the last line on stdout is JSON", Samples, "learn from rewards",
+     "examples/tiny.toml"},
+    {"sft", "supervised fine-tuning on demonstrations; the last line on stdout is JSON", Imitates,
+     "learn from demonstrations", "examples/sft.toml"},
+    {"rm", "a reward model from pairs, or a critic of steps; the last line on stdout is JSON",
+     Scores, "learn a score", "examples/rm.toml"},
+    {"dpo", "preferences: learns from pairs of answers; the last line on stdout is JSON", Prefers,
+     "learn from pairs against a reference", "examples/dpo.toml"},
+};
+
+// The verb's own algorithms, and no others: what another learns from is another thing.
+void CheckVerb(const TrainVerb& verb, const TrainConfig& config) {
+  if (verb.takes(config)) return;
+  std::vector<std::string_view> own;
+  for (const Algorithm& algorithm : Algorithms()) {
+    TrainConfig other;
+    other.algorithm.name = algorithm.name;
+    if (verb.takes(other)) own.push_back(algorithm.name);
+  }
+  const auto* cure = std::find_if(std::begin(kTrainVerbs), std::end(kTrainVerbs),
+                                  [&](const TrainVerb& other) { return other.takes(config); });
+  Fail(ErrorCode::kUsage,
+       "opo {}: is for algorithms that {} ({}), and algorithm.name = \"{}\" does not; {}",
+       verb.name, verb.what, fmt::join(own, ", "), config.algorithm.name,
+       cure == std::end(kTrainVerbs) ? std::string("choose one of them")
+                                     : fmt::format("run `opo {}`", cure->name));
+}
+
 struct TrainArguments {
+  const TrainVerb* verb = nullptr;
   std::string config;
   std::vector<std::string> set;
   std::string resume;
@@ -48,7 +106,7 @@ void PrintDemo(const TrainResult& result) {
                OneLine(after.text));
   }
   fmt::print(stderr,
-             "\nThe run is in {}: metrics.jsonl, samples.jsonl, model/ (loads in transformers).\n",
+             "\nThe run is in {}: metrics.jsonl, report.html, model/ (loads in transformers).\n",
              result.run_dir);
 }
 
@@ -62,24 +120,37 @@ void RunTrain(const TrainArguments& args, int& exit_code) {
     overrides.push_back("run.dir=" + args.resume);
     options.resume = true;
   } else if (path.empty() && !args.print_config) {
-    Fail(ErrorCode::kUsage, "train: give a CONFIG (examples/tiny.toml), or --resume RUN_DIR");
+    Fail(ErrorCode::kUsage, "{}: give a CONFIG ({}), or --resume RUN_DIR", args.verb->name,
+         args.verb->example);
   }
   Comm& comm = Comm::World();
   // The root's: the others need not see the file, nor the run's folder.
-  const std::string printed = comm.Broadcast(
-      comm.root() ? PrintTrainConfig(LoadTrainConfig(path, overrides)) : std::string());
+  const auto load = [&] {
+    const TrainConfig config = LoadTrainConfig(path, overrides);
+    CheckVerb(*args.verb, config);
+    return PrintTrainConfig(config);
+  };
+  const std::string printed = comm.Broadcast(comm.root() ? load() : std::string());
   if (args.print_config) {
     if (comm.root()) fmt::print("{}", printed);
     return;
   }
   options.progress = !args.quiet;
-  const TrainResult result = Train(ParseTrainConfig(printed), options, comm);
+  const TrainConfig config = ParseTrainConfig(printed);
+  const TrainResult result = Train(config, options, comm);
   if (result.signal != 0) exit_code = 128 + result.signal;
   if (!comm.root()) return;
   if (args.demo) PrintDemo(result);
   nlohmann::ordered_json last;
   last["run_dir"] = result.run_dir;
   last["steps"] = result.steps;
+  if (IsGiven(config)) {
+    last["loss"] = result.loss;
+    last["weights_digest"] = result.weights_digest;
+    if (!result.before.metrics.empty()) last["eval_before"] = result.before.metrics;
+    if (!result.after.metrics.empty()) last["eval_after"] = result.after.metrics;
+    return PrintJsonLine(last);
+  }
   last["reward"] = result.reward;
   last["weights_digest"] = result.weights_digest;
   last["eval_before"] = result.before.pass_rate;
@@ -117,14 +188,15 @@ double BytesPerSecond(const std::string& net) {
 }
 
 void RunPlan(const PlanArguments& args) {
-  const TrainConfig config = LoadTrainConfig(args.config, args.set);
-  SelectIsa(config.run.isa);
-  SetNumThreads(static_cast<int>(config.run.threads));
-  const ModelConfig model = PolicyShape(config, PolicyTokenizer(config));
+  const TrainConfig given = LoadTrainConfig(args.config, args.set);
+  SelectIsa(given.run.isa);
+  SetNumThreads(static_cast<int>(given.run.threads));
+  const ModelConfig model = PolicyShape(given, PolicyTokenizer(given), PolicyHeads(given));
+  const TrainConfig config = AsSampled(given, model);
   const idx tokens =
       args.completion_tokens > 0 ? args.completion_tokens : config.rollout.max_new_tokens;
-  const MemoryPlan plan = PlanStepMemory(config, model, args.prompt_tokens, tokens,
-                                         PlanMemory(config, model, args.prompt_tokens));
+  const MemoryPlan plan = PlanStepMemory(given, model, args.prompt_tokens, tokens,
+                                         PlanMemory(given, model, args.prompt_tokens));
   StepWork work;
   const idx samples = config.rollout.prompts * config.rollout.samples;
   work.tokens_sampled = work.tokens_learned = samples * tokens;
@@ -134,23 +206,21 @@ void RunPlan(const PlanArguments& args) {
   const double rate =
       MeasureGemmRate(model, config.model.dtype == "f32" ? DType::kF32 : DType::kBf16, 0.4);
   const double floor = FloorFlops(model, work) / rate;
-  const StepTimePlan time = PlanStepTime(config, model, args.prompt_tokens, tokens, plan);
+  const StepTimePlan time = PlanStepTime(given, model, args.prompt_tokens, tokens, plan);
   nlohmann::ordered_json out;
-  const std::vector<std::pair<const char*, idx>> bytes = {{"process_bytes", plan.process},
-                                                          {"weights_bytes", plan.weights},
-                                                          {"optimizer_bytes", plan.optimizer},
-                                                          {"gradient_bytes", plan.gradient},
-                                                          {"packed_bytes", plan.packed},
-                                                          {"head_bytes", plan.head},
-                                                          {"rollout_bytes", plan.rollout},
-                                                          {"tape_bytes", plan.tape},
-                                                          {"micro_batch_bytes", plan.micro_batch},
-                                                          {"total_bytes", plan.total()},
-                                                          {"budget_bytes", plan.budget}};
+  const std::vector<std::pair<const char*, idx>> bytes = {
+      {"process_bytes", plan.process},     {"weights_bytes", plan.weights},
+      {"optimizer_bytes", plan.optimizer}, {"gradient_bytes", plan.gradient},
+      {"packed_bytes", plan.packed},       {"frozen_bytes", plan.frozen},
+      {"head_bytes", plan.head},           {"rollout_bytes", plan.rollout},
+      {"tape_bytes", plan.tape},           {"micro_batch_bytes", plan.micro_batch},
+      {"total_bytes", plan.total()},       {"budget_bytes", plan.budget}};
   const std::vector<std::pair<const char*, double>> seconds = {
-      {"prefill_s", time.prefill}, {"decode_s", time.decode}, {"recheck_s", time.recheck},
-      {"forward_s", time.forward}, {"head_s", time.head},     {"backward_s", time.backward},
-      {"update_s", time.update},   {"total_s", time.total()}, {"floor_s", floor}};
+      {"prefill_s", time.prefill},   {"decode_s", time.decode},
+      {"recheck_s", time.recheck},   {"score_s", time.score},
+      {"forward_s", time.forward},   {"head_s", time.head},
+      {"backward_s", time.backward}, {"update_s", time.update},
+      {"total_s", time.total()},     {"floor_s", floor}};
   for (const auto& [name, value] : bytes) out[name] = value;
   out["row_bytes"] = plan.row_bytes;
   out["micro_batch_rows"] = plan.micro_batch_rows;
@@ -211,11 +281,10 @@ void RunPlan(const PlanArguments& args) {
   fmt::print("{} steps: {:.4g} hours\n", config.train.steps, run_hours);
 }
 
-}  // namespace
-
-void AddTrain(CLI::App& app, int& exit_code) {
+void AddTrainVerb(CLI::App& app, const TrainVerb& of, int& exit_code) {
   auto args = std::make_shared<TrainArguments>();
-  CLI::App* verb = app.add_subcommand("train", "RL from a config; the last line on stdout is JSON");
+  args->verb = &of;
+  CLI::App* verb = app.add_subcommand(of.name, of.help);
   verb->add_option("config", args->config, "the run's TOML file (examples/)");
   verb->add_option("--set", args->set, "override a setting: --set train.lr=1e-6 (repeatable)")
       ->take_all()
@@ -223,9 +292,17 @@ void AddTrain(CLI::App& app, int& exit_code) {
   verb->add_option("--resume", args->resume, "continue the run in this folder, to the same bits");
   verb->add_flag("--print-config", args->print_config,
                  "print the resolved config, commented, and stop");
-  verb->add_flag("--demo", args->demo, "show held-out pass rates and answers before and after");
+  if (of.takes == Samples) {
+    verb->add_flag("--demo", args->demo, "show held-out pass rates and answers before and after");
+  }
   verb->add_flag("--quiet", args->quiet, "no progress line");
   verb->callback([args, &exit_code] { RunTrain(*args, exit_code); });
+}
+
+}  // namespace
+
+void AddTrain(CLI::App& app, int& exit_code) {
+  for (const TrainVerb& verb : kTrainVerbs) AddTrainVerb(app, verb, exit_code);
 }
 
 void AddPlan(CLI::App& app, int&) {

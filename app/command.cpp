@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 
 #include "base/error.h"
+#include "base/fields.h"
 #include "base/json.h"
 #include "base/parallel.h"
 #include "base/utf8.h"
@@ -98,6 +100,37 @@ void AddProblemKeys(CLI::App& verb, ProblemKeys& keys) {
 void CheckProblemKeys(const ProblemKeys& keys) {
   if (IsTemplate(keys.template_text)) return;
   Fail(ErrorCode::kUsage, "--template: needs one {{}} where the prompt goes");
+}
+
+void RewardOptions::Add(CLI::App& verb, const std::string& name, const std::string& help) {
+  verb.add_option("--" + name, kind, help)
+      ->check(CLI::IsMember(RewardKinds()))
+      ->capture_default_str();
+  verb.add_option("--" + name + "-set", set,
+                  "a setting of the " + name +
+                      ", as in a [[reward]] section: pattern=[0-9]+, on_error=skip (repeatable)")
+      ->take_all()
+      ->allow_extra_args(false);
+}
+
+RewardConfig RewardOptions::Term(idx max_new_tokens) const {
+  RewardConfig term;
+  Fields fields = FieldsOf(term);
+  fields.Set("kind=" + kind);
+  for (const std::string& assignment : set) fields.Set(assignment);
+  SetMaxTokens({&term, 1}, max_new_tokens);
+  if (term.normalize != "none" || term.clip > 0) {
+    Fail(ErrorCode::kUsage,
+         "normalize and clip are for training, whose running moments they follow; here scores are "
+         "shown as they are: leave them out");
+  }
+  return term;
+}
+
+void MakeFolder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", path, error.message());
 }
 
 }  // namespace opo

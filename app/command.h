@@ -70,6 +70,20 @@ std::vector<TokenId> PromptOf(const nlohmann::ordered_json& line, const PromptRe
 void AddProblemKeys(CLI::App& verb, ProblemKeys& keys);
 void CheckProblemKeys(const ProblemKeys& keys);
 
+// How answers are scored: --reward and --reward-set, or with another name in place of "reward".
+struct RewardOptions {
+  std::string kind = "number";
+  std::vector<std::string> set;
+
+  void Add(CLI::App& verb, const std::string& name = "reward",
+           const std::string& help = "how answers are scored");
+  // Throws Error(kUsage) naming the setting.
+  RewardConfig Term(idx max_new_tokens) const;
+};
+
+// Makes a folder and those above it. Throws Error(kWork).
+void MakeFolder(const std::string& path);
+
 // Each adds its subcommand; the callback runs it and sets the exit code.
 void AddTrain(CLI::App& app, int& exit_code);
 void AddEval(CLI::App& app, int& exit_code);
@@ -79,13 +93,21 @@ void AddTokenize(CLI::App& app, int& exit_code);
 void AddRender(CLI::App& app, int& exit_code);
 void AddLogprobs(CLI::App& app, int& exit_code);
 void AddData(CLI::App& app, int& exit_code);
+void AddMakePairs(CLI::App& data, int& exit_code);  // of `opo data`
+void AddMakeSteps(CLI::App& data);                  // of `opo data`
 void AddInit(CLI::App& app, int& exit_code);
 void AddConvert(CLI::App& app, int& exit_code);
+void AddReport(CLI::App& app, int& exit_code);
+void AddServe(CLI::App& app, int& exit_code);
 void AddReplay(CLI::App& app, int& exit_code);
+void AddCompare(CLI::App& app, int& exit_code);
 void AddPlan(CLI::App& app, int& exit_code);
 void AddVerify(CLI::App& app, int& exit_code);
+void AddAlgorithms(CLI::App& app, int& exit_code);
+void AddExplain(CLI::App& app, int& exit_code);
 void AddDoctor(CLI::App& app, int& exit_code);
 void AddBench(CLI::App& app, int& exit_code);
 void AddSoak(CLI::App& app, int& exit_code);
+void AddVariance(CLI::App& app, int& exit_code);
 
 }  // namespace opo

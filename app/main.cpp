@@ -25,6 +25,9 @@ int main(int argc, char** argv) {
   int exit_code = 0;
   opo::AddTrain(app, exit_code);
   opo::AddReplay(app, exit_code);
+  opo::AddCompare(app, exit_code);
+  opo::AddReport(app, exit_code);
+  opo::AddServe(app, exit_code);
   opo::AddEval(app, exit_code);
   opo::AddGenerate(app, exit_code);
   opo::AddChat(app, exit_code);
@@ -36,9 +39,12 @@ int main(int argc, char** argv) {
   opo::AddConvert(app, exit_code);
   opo::AddPlan(app, exit_code);
   opo::AddVerify(app, exit_code);
+  opo::AddAlgorithms(app, exit_code);
+  opo::AddExplain(app, exit_code);
   opo::AddDoctor(app, exit_code);
   opo::AddBench(app, exit_code);
   opo::AddSoak(app, exit_code);
+  opo::AddVariance(app, exit_code);
   const auto fail = [](opo::ErrorCode code, const std::string& said) {
     const std::string message = opo::Printable(said);
     // Before they join, all ranks say the same.
@@ -51,7 +57,7 @@ int main(int argc, char** argv) {
     const int ranks = opo::Comm::LauncherSize();
     if (ranks == 1 || app.get_subcommands().empty()) return;
     const std::string verb = app.get_subcommands().front()->get_name();
-    for (const char* shared : {"train", "eval", "generate", "replay"}) {
+    for (const char* shared : {"train", "sft", "rm", "dpo", "eval", "generate", "replay"}) {
       if (verb == shared) return;
     }
     if (verb == "bench" && app.get_subcommands().front()->got_subcommand("scale")) return;

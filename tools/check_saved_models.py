@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore")
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 LIMIT = 5e-5  # float32 in both: the differences are 10 times smaller
 
@@ -99,6 +99,24 @@ def compare(opo, name, folder):
     return good
 
 
+def compare_scores(opo, architecture, folder):
+    """The same of a fresh reward model: its score of 12 token sequences."""
+    run(opo, "init", folder, "--architecture", architecture, "--value-head", "--std", "0.1")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(4)
+    worst, most = 0.0, 0.0
+    for length in range(10, 250, 20):
+        ids = torch.randint(0, 250, (length,), generator=generator).tolist()
+        line = json.dumps({"prompt_ids": ids[:5], "completion_ids": ids[5:]})
+        out = run(opo, "logprobs", "--model", folder, "--dtype", "f32", input=line + "\n")
+        with torch.no_grad():
+            score = model(torch.tensor([ids])).logits[0, 0].item()
+        worst = max(worst, abs(json.loads(out)["score"] - score))
+        most = max(most, abs(score))
+    print(f"{architecture + ', scores':16} {worst:.1e}   (of up to {most:.1f})", flush=True)
+    return worst < LIMIT and most > 200 * LIMIT
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--opo", default="build/opo", help="the program")
@@ -110,6 +128,8 @@ def main():
         for i, (name, settings) in enumerate(MODELS.items()):
             folder = train(args.opo, os.path.join(scratch, str(i)), settings)
             good = compare(args.opo, name, folder) and good
+        for architecture in ("llama", "mistral", "qwen2", "qwen3"):
+            good = compare_scores(args.opo, architecture, os.path.join(scratch, architecture)) and good
         # Given factors, as a GGUF file may have them: each frequency divided by its own number.
         path = os.path.join(folder, "config.json")
         config = json.load(open(path))

@@ -36,9 +36,10 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
-from transformers import (AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
-                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification,
+                          MistralConfig, MistralForCausalLM, MistralForSequenceClassification,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen3Config,
+                          Qwen3ForCausalLM, Qwen3ForSequenceClassification)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -274,6 +275,82 @@ def make_tiny(out, only):
         print(f"  gradient against central difference: {check_directions(model, cases, normalizer, grads):.1e}")
 
 
+# ---------------------------------------------------------------- tiny reward models
+
+SCORE = {
+    "llama": (LlamaForSequenceClassification, LlamaConfig, dict(
+        SMALL, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=43,
+        tie_word_embeddings=True, pad_token_id=0)),
+    "mistral": (MistralForSequenceClassification, MistralConfig, dict(
+        SMALL, num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=47,
+        tie_word_embeddings=False, sliding_window=None)),
+    "qwen2": (Qwen2ForSequenceClassification, Qwen2Config, dict(
+        SMALL, num_attention_heads=2, num_key_value_heads=1, vocab_size=41,
+        tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForSequenceClassification, Qwen3Config, dict(
+        SMALL, num_attention_heads=2, num_key_value_heads=1, head_dim=24, vocab_size=37,
+        tie_word_embeddings=False, pad_token_id=0)),
+}
+
+
+def score_of(model, case, completion):
+    """What the class itself says of prompt and answer, as one sequence without padding."""
+    return model(input_ids=torch.tensor([case["prompt_ids"] + completion["ids"]])).logits[0, 0]
+
+
+def pair_loss(model, cases, record):
+    """Bradley-Terry over the pairs, chosen first; leaves the gradients in the parameters."""
+    total = 0.0
+    for case in cases:
+        scores = [score_of(model, case, c) for c in case["completions"]]
+        loss = -torch.nn.functional.logsigmoid(scores[0] - scores[1]) / len(cases)
+        loss.backward()
+        total += loss.item()
+        if record:
+            for c, score in zip(case["completions"], scores):
+                c["score"] = score.item()
+    return total
+
+
+def make_score(out, only):
+    for seed, name in enumerate(SCORE, start=101):
+        if only not in ("", "score", "score_" + name):
+            continue
+        folder = os.path.join(out, "tiny_score_" + name)
+        model_class, config_class, sizes = SCORE[name]
+        model = model_class(config_class(**(COMMON | sizes), num_labels=1, dtype="float32"))
+        model = model.float().eval()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for key, p in sorted(model.named_parameters()):
+                noise = torch.randn(p.shape, generator=generator)
+                p.copy_(1.0 + 0.2 * noise if "norm" in key else 0.2 * noise)
+        model.save_pretrained(folder)
+
+        def ids(n):  # 0 is the padding of some
+            return torch.randint(1, model.config.vocab_size, (n,), generator=generator).tolist()
+
+        cases = [{"prompt_ids": ids(n), "completions": [{"ids": ids(m)} for m in lengths]}
+                 for n, lengths in ((1, (3, 40)), (9, (33, 1)), (37, (32, 31)))]
+        stock = [score_of(model, case, c).item() for case in cases for c in case["completions"]]
+        if model.config.pad_token_id is not None:  # the class finds the last token itself
+            rows = [case["prompt_ids"] + c["ids"] for case in cases for c in case["completions"]]
+            most = max(len(row) for row in rows)
+            batch = torch.tensor([row + [0] * (most - len(row)) for row in rows])
+            padded = model(input_ids=batch, attention_mask=(batch != 0).long()).logits[:, 0]
+            assert max(abs(a - b) for a, b in zip(padded.tolist(), stock)) < 1e-5
+        model = make_float64(model)
+        loss = pair_loss(model, cases, True)
+        with open(os.path.join(folder, "expected.json"), "w") as f:
+            json.dump({"loss": loss, "cases": cases}, f)
+            f.write("\n")
+        save_file({k: g.float().contiguous() for k, g in gradients(model).items()},
+                  os.path.join(folder, "grads.safetensors"))
+        exact = [c["score"] for case in cases for c in case["completions"]]
+        print(f"tiny_score_{name}: loss {loss:.6f}, scores {min(exact):.3f}..{max(exact):.3f}, float32 "
+              f"against float64 {max(abs(a - b) for a, b in zip(stock, exact)):.1e}")
+
+
 # ---------------------------------------------------------------- SmolLM2
 
 PRODUCTS = [(7, 8), (12, 12), (3, 9), (15, 4), (23, 17), (6, 11), (25, 40), (99, 3), (101, 11),
@@ -414,13 +491,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gguf", help="SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--gsm8k", help="GSM8K test questions, JSON lines")
-    parser.add_argument("--only", default="", help="one tiny model, such as qwen3_yarn")
+    parser.add_argument("--only", default="", help="one tiny model, such as qwen3_yarn, score_llama, or score for all of these")
     parser.add_argument("--out", required=True, help="folder to write to (tests/golden)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.makedirs(args.out, exist_ok=True)
     print("torch", torch.__version__, "transformers", transformers.__version__)
     make_tiny(args.out, args.only)
+    make_score(args.out, args.only)
     if args.gguf and args.gsm8k:
         make_smollm(args.gguf, args.gsm8k, args.out)
 

@@ -4,9 +4,9 @@
 
 namespace opo {
 
-AdvantageResult DrGrpoAdvantages(const RewardBatch& batch) {
-  return CenterRewards(batch, Groups(batch), [&](Peers group) {
-    const double mean = MeanReward(batch, group);
+AdvantageResult DrGrpoAdvantages(const RewardBatch& batch, const AlgorithmConfig&) {
+  return CenterRewards(batch, Groups(batch), [&](const RewardBatch& net, Peers group) {
+    const double mean = MeanReward(net, group);
     return [=](std::size_t) { return Centering{.baseline = mean}; };
   });
 }

@@ -40,25 +40,42 @@ std::vector<double> TokenWeights(std::string_view mode, std::span<const idx> len
   return weights;
 }
 
-TokenLoss PolicyGradientLoss(double advantage) {
-  return {.loss = -advantage, .dlogprob = -advantage};
+TokenLoss PolicyGradientLoss(const LossToken& token) {
+  return {.loss = -token.advantage, .dlogprob = -token.advantage};
 }
 
-TokenLoss PpoClipLoss(double policy_logprob, double rollout_logprob, double advantage,
-                      const ClipConfig& clip) {
-  const double difference = policy_logprob - rollout_logprob;
+TokenLoss LikelihoodLoss(const LossToken& token, const AlgorithmConfig&) {
+  return {.loss = -token.advantage * token.policy, .dlogprob = -token.advantage};
+}
+
+TokenLoss PpoClipLoss(const LossToken& token, const AlgorithmConfig& config) {
+  OPO_CHECK(config.clip_low >= 0 && config.clip_high >= 0 && config.clip_dual >= 0);  // Resolved()
+  const double advantage = token.advantage;
+  const double difference = token.policy - token.rollout;
   const double ratio = std::exp(std::clamp(difference, -20.0, 20.0));
   const double unclipped = -advantage * ratio;
-  const double bounded = -advantage * std::clamp(ratio, 1.0 - clip.low, 1.0 + clip.high);
+  const double bounded =
+      -advantage * std::clamp(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high);
   TokenLoss result;
   result.clipped = bounded > unclipped;
   result.loss = result.clipped ? bounded : unclipped;
-  const double dual_bound = -advantage * clip.dual;
-  result.clipped_lower = clip.dual > 1.0 && advantage < 0 && result.loss > dual_bound;
+  const double dual_bound = -advantage * config.clip_dual;
+  result.clipped_lower = config.clip_dual > 1.0 && advantage < 0 && result.loss > dual_bound;
   if (result.clipped_lower) result.loss = dual_bound;
   // d ratio / d logprob = ratio, except where one of the three clamps holds it constant.
   const bool constant = result.clipped || result.clipped_lower || std::abs(difference) > 20.0;
   result.dlogprob = constant ? 0.0 : unclipped;
+  return result;
+}
+
+TokenLoss ValueLoss(double value, double old_value, double target, double clip) {
+  const double error = value - target;
+  TokenLoss result{.loss = 0.5 * error * error, .dlogprob = error};
+  if (clip == 0) return result;
+  const double bounded = std::clamp(value, old_value - clip, old_value + clip) - target;
+  // Where it is the larger one, V is out of bounds and the clamp holds it constant.
+  result.clipped = bounded * bounded > error * error;
+  if (result.clipped) result = {.loss = 0.5 * bounded * bounded, .dlogprob = 0, .clipped = true};
   return result;
 }
 

@@ -4,9 +4,9 @@
 
 namespace opo {
 
-AdvantageResult ReinforceAdvantages(const RewardBatch& batch) {
-  return CenterRewards(batch, WholeBatch(batch), [&](Peers all) {
-    const double mean = MeanReward(batch, all);
+AdvantageResult ReinforceAdvantages(const RewardBatch& batch, const AlgorithmConfig&) {
+  return CenterRewards(batch, WholeBatch(batch), [&](const RewardBatch& net, Peers all) {
+    const double mean = MeanReward(net, all);
     return [=](std::size_t) { return Centering{.baseline = mean}; };
   });
 }

@@ -4,12 +4,12 @@
 
 namespace opo {
 
-AdvantageResult RlooAdvantages(const RewardBatch& batch) {
-  return CenterRewards(batch, Groups(batch), [&](Peers group) {
-    const double sum = SumOfRewards(batch, group);
+AdvantageResult RlooAdvantages(const RewardBatch& batch, const AlgorithmConfig&) {
+  return CenterRewards(batch, Groups(batch), [&](const RewardBatch& net, Peers group) {
+    const double sum = SumOfRewards(net, group);
     const double others = group.size() - 1;
-    return [&batch, sum, others](std::size_t i) {
-      return Centering{.baseline = (sum - batch.rewards[i]) / others};
+    return [&net, sum, others](std::size_t i) {
+      return Centering{.baseline = (sum - net.rewards[i]) / others};
     };
   });
 }

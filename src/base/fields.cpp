@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace opo {
 namespace {
@@ -214,8 +215,8 @@ class FieldsLoader {
     }
   }
 
-  // The entry of the last name of `key`. Fails with a suggestion: the same last name in another
-  // section (a key under the wrong heading), else the key with the fewest edits.
+  // The entry of the last name of `key`. Fails with a suggestion: the same last name in other
+  // sections (a key under the wrong heading), else the key with the fewest edits.
   const Fields::Entry& Find(const Fields& fields, const std::string& name, const std::string& key,
                             const std::string& place) const {
     for (const Fields::Entry& entry : fields.entries_) {
@@ -223,7 +224,7 @@ class FieldsLoader {
     }
     std::string near;
     for (const std::string& known : keys_) {
-      if (Leaf(known) == name) near = known;
+      if (Leaf(known) == name) near += (near.empty() ? "" : "' or '") + known;
     }
     if (near.empty()) near = NearestName(key, keys_);
     if (near.empty()) {
@@ -370,6 +371,16 @@ class FieldsLoader {
 void Fields::LoadToml(std::string_view text, const std::string& where) {
   const toml::table table = ParseToml(text, where);
   FieldsLoader(Keys(), where).Load(*this, table, "");
+}
+
+void Fields::LoadTomlFile(const std::string& path) {
+  std::string text;
+  try {
+    text = ReadFile(path);
+  } catch (const Error& error) {
+    Fail(ErrorCode::kUsage, "config {}", error.what());
+  }
+  LoadToml(text, path);
 }
 
 void Fields::Set(std::string_view assignment) {

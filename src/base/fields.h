@@ -104,6 +104,8 @@ class Fields {
   // Reads a TOML document over the present values. `where` names the file in messages, which have
   // the form "where:line: key 'a.b': ...".
   void LoadToml(std::string_view text, const std::string& where);
+  // The same of a file; one that cannot be read is Error(kUsage) too.
+  void LoadTomlFile(const std::string& path);
 
   // One override, "a.b=value". Strings stand as they are, without quotes; a list of strings is
   // written as in TOML: ["a", "b"].

@@ -330,6 +330,10 @@ bool Process::HasEnded() const {
          info.si_pid == pid_;
 }
 
+void Process::Signal(int signal) const {
+  if (pid_ >= 0) kill(-pid_, signal);
+}
+
 std::string Process::End(double grace_s) {
   if (pid_ < 0) return "";
   const double deadline = Seconds() + grace_s;
@@ -347,6 +351,9 @@ std::string Process::End(double grace_s) {
     status = waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED);
   } while (status != 0 && errno == EINTR);
   pid_ = -1;
+  if (status == 0) {
+    exit_code_ = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
+  }
   DrainErr();
   return ended && status == 0 ? DescribeEnd(info) : "";
 }

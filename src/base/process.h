@@ -62,16 +62,22 @@ class Process {
   // all of /proc: some milliseconds on a machine with many processes.
   double CpuSeconds() const;
 
+  // To the whole group, while the program has not been reaped.
+  void Signal(int signal) const;
+
   // Kills the whole group, reaps the program, and says how it ended: "exit code 1", "signal 9
   // (Killed)", or "" where it was we who ended it. It gets `grace_s` seconds to end by itself
   // first.
   std::string End(double grace_s);
+  // After End(), as a shell has it: the exit code, or 128 + the signal's number, ours included.
+  int exit_code() const { return exit_code_; }
 
  private:
   void Close(int& fd);
   bool HasEnded() const;
 
   pid_t pid_ = -1;  // the group's id as well; -1 once reaped
+  int exit_code_ = -1;
   int in_ = -1;
   int out_ = -1;
   int err_ = -1;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 
 #include "base/clock.h"
 #include "comm/mpi.h"
@@ -215,13 +214,8 @@ std::string Comm::Broadcast(std::string text) {
 
 int Comm::Max(int value) {
   if (alone()) return value;
-  const std::string_view mine(reinterpret_cast<const char*>(&value), sizeof(value));
-  for (const std::string& other : AllGather(mine)) {
-    int theirs = 0;
-    std::memcpy(&theirs, other.data(), sizeof(theirs));
-    value = std::max(value, theirs);
-  }
-  return value;
+  const std::vector<int> all = AllGatherValues(std::span<const int>(&value, 1));
+  return *std::max_element(all.begin(), all.end());
 }
 
 void Comm::Note(const char* phase, idx step) {

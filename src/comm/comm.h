@@ -1,5 +1,5 @@
 // The processes of a run ("ranks"), and the messages between them. Numbers are never added on the
-// way: who adds what, and in which order, is the receiver's business (train/gradient_sum.h, E4).
+// way: who adds what, and in which order, is the receiver's business (train/shards.h, E4).
 //
 // A program that was started alone has one rank, and pays nothing for this. Under mpirun or srun it
 // joins the others through MPI, where it was built with one (Open MPI or MPICH; CMake's OPO_MPI).
@@ -11,10 +11,12 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "base/error.h"
@@ -64,6 +66,19 @@ class Comm {
   // Of all ranks, in order: at every rank, and at the root alone (others get nothing).
   std::vector<std::string> AllGather(std::string_view mine);
   std::vector<std::string> Gather(std::string_view mine);
+  // Their values behind each other, at every rank.
+  template <class T>
+  std::vector<T> AllGatherValues(std::span<const T> mine) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    std::vector<T> all;
+    for (const std::string& theirs :
+         AllGather({reinterpret_cast<const char*>(mine.data()), mine.size_bytes()})) {
+      const std::size_t first = all.size();
+      all.resize(first + theirs.size() / sizeof(T));
+      if (!theirs.empty()) std::memcpy(all.data() + first, theirs.data(), theirs.size());
+    }
+    return all;
+  }
   // The root's, at every rank.
   void Broadcast(std::span<std::byte> data);
   std::string Broadcast(std::string text);

@@ -56,7 +56,6 @@ struct Comm::Mpi::State {
   bool threads = false;  // may several threads of a process call MPI?
   std::vector<std::string> hosts;
   std::vector<MPI_Request> open;
-  std::vector<MPI_Status> statuses;
 
   // Shared with the watching thread.
   std::atomic<const char*> phase{"starting"};

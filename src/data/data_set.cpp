@@ -30,15 +30,22 @@ std::vector<DataMixConfig> Sets(const DataConfig& config) {
     };
     inherit(set.prompt_key, config.prompt_key);
     inherit(set.answer_key, config.answer_key);
+    inherit(set.completion_key, config.completion_key);
     inherit(set.id_key, config.id_key);
     inherit(set.template_text, config.template_text);
   }
   return sets;
 }
 
-LoadOptions OptionsOf(const DataConfig& config, const DataMixConfig& set, bool held_out) {
+LoadOptions OptionsOf(const DataConfig& config, const DataMixConfig& set, GivenAnswers given,
+                      bool held_out) {
   LoadOptions options;
-  options.keys = {set.prompt_key, set.answer_key, set.id_key, set.template_text};
+  options.keys = {.prompt = set.prompt_key,
+                  .answer = set.answer_key,
+                  .id = set.id_key,
+                  .template_text = set.template_text,
+                  .completion = set.completion_key};
+  options.given = given;
   options.skip_bad = config.on_bad_row == "skip";
   options.held_out = held_out;
   options.size = config.size;
@@ -46,10 +53,15 @@ LoadOptions OptionsOf(const DataConfig& config, const DataMixConfig& set, bool h
   return options;
 }
 
-std::vector<Problem> Load(const DataConfig& config, const DataMixConfig& set, bool held_out,
-                          std::vector<std::string>& notes) {
+std::vector<Problem> Load(const DataConfig& config, const DataMixConfig& set, GivenAnswers given,
+                          bool held_out, std::vector<std::string>& notes) {
   LoadReport report;
-  std::vector<Problem> problems = LoadProblems(set.path, OptionsOf(config, set, held_out), &report);
+  std::vector<Problem> problems =
+      LoadProblems(set.path, OptionsOf(config, set, given, held_out), &report);
+  if (report.ties > 0) {
+    notes.push_back(fmt::format("{}: {} of {} rows have two equal answers and are left out",
+                                set.path, report.ties, report.rows));
+  }
   if (report.bad > 0) {
     notes.push_back(fmt::format("{}: {} of {} rows are bad and left out; the first: {}", set.path,
                                 report.bad, report.rows, report.first_bad));
@@ -184,14 +196,14 @@ void ValidateDataConfig(const DataConfig& config) {
   }
 }
 
-DataSets LoadDataSets(const DataConfig& config) {
+DataSets LoadDataSets(const DataConfig& config, GivenAnswers given) {
   DataSets data;
   std::optional<PassRates> rates;
   if (!config.pass_rates.empty()) rates.emplace(config.pass_rates);
   for (const DataMixConfig& set : Sets(config)) {
-    std::vector<Problem> problems = Load(config, set, false, data.notes);
+    std::vector<Problem> problems = Load(config, set, given, false, data.notes);
     if (config.eval.empty() && IsBuiltIn(set.path)) {
-      Append(data.eval, Load(config, set, true, data.notes));
+      Append(data.eval, Load(config, set, given, true, data.notes));
     } else if (config.held_out > 0) {
       Split(config, set.path, problems, data.eval);
     }
@@ -215,9 +227,11 @@ DataSets LoadDataSets(const DataConfig& config) {
     Append(data.train, std::move(problems));
   }
   if (!config.eval.empty()) {
-    DataMixConfig set{config.eval,         1, config.prompt_key, config.answer_key, config.id_key,
-                      config.template_text};
-    data.eval = Load(config, set, true, data.notes);
+    DataConfig only = config;
+    only.train = config.eval;
+    only.mix.clear();
+    const DataMixConfig set = Sets(only).front();
+    data.eval = Load(config, set, given, true, data.notes);
   }
   return data;
 }

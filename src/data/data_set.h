@@ -13,8 +13,9 @@ namespace opo {
 struct DataMixConfig {  // [[data.mix]]
   std::string path;
   double weight = 1;
-  std::string prompt_key;  // this and the next three: "" stands for the key of [data]
+  std::string prompt_key;  // this and the next four: "" stands for the key of [data]
   std::string answer_key;
+  std::string completion_key;
   std::string id_key;
   std::string template_text;  // `template`
 };
@@ -25,10 +26,13 @@ struct DataConfig {  // [data]
   double held_out = 0;
   std::string prompt_key;
   std::string answer_key;
+  std::string completion_key;
   std::string id_key;
   std::string template_text;  // `template`
   std::string system;
+  std::string learn = "assistant";
   idx prompt_limit = 1024;
+  idx sequence_limit = 0;
   std::string overlong = "error";
   std::string on_bad_row = "fail";
   bool shuffle = true;
@@ -56,7 +60,8 @@ struct DataSets {
 // own part, and of files the part that data.held_out asks for. Which side a problem is on follows
 // from its prompt alone (as Normalised): it stays there when rows are added, and copies of it are
 // on the same side. Then the band of pass rates, for training. Throws Error(kInput) naming the file
-// and the row, also where nothing is left of a set.
-DataSets LoadDataSets(const DataConfig& config);
+// and the row, also where nothing is left of a set. `given`: what training and evaluation want of
+// all sets; pairs of two equal answers are left out.
+DataSets LoadDataSets(const DataConfig& config, GivenAnswers given = GivenAnswers::kNothing);
 
 }  // namespace opo

@@ -9,6 +9,7 @@
 #include "base/fields.h"
 #include "base/file.h"
 #include "data/built_in.h"
+#include "data/given.h"
 #include "format/quote.h"
 
 namespace opo {
@@ -16,27 +17,37 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::vector<std::string> KeysOf(const Json& object) {
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : object.items()) keys.push_back(key);
-  return keys;
-}
-
 class RowReader {
  public:
-  RowReader(Json row, const std::string& where, const ProblemKeys& keys)
-      : row_(std::move(row)), where_(where), keys_(keys) {}
+  RowReader(Json row, const std::string& where, const ProblemKeys& keys, GivenAnswers given)
+      : row_(std::move(row)), where_(where), keys_(keys), given_(given) {}
 
   Problem Read(const std::string& source) {
     Problem problem;
     problem.answer = Answer();
     problem.id = Id();
-    problem.messages = Messages();
+    std::vector<std::string> columns = {PromptKeyName()};
+    if (given_ == GivenAnswers::kNothing) {
+      problem.messages =
+          MessagesOf(Require(PromptKeyName(), "data.prompt_key"), "user", where_, PromptKeyName());
+    } else if (given_ == GivenAnswers::kSteps) {
+      problem.steps = ReadSteps(row_, where_);
+      problem.messages =
+          MessagesOf(Require(PromptKeyName(), "data.prompt_key"), "user", where_, PromptKeyName());
+      columns.insert(columns.end(), {"state_ids", "step_ids", "values"});
+    } else {
+      GivenRow given = ReadGiven(row_, where_, keys_, given_);
+      problem.messages = std::move(given.prompt);
+      problem.answers = std::move(given.answers);
+      problem.margin = given.margin;
+      columns = std::move(given.columns);
+    }
+    if (!keys_.template_text.empty()) PutTemplate(problem.messages, columns.front());
     const auto data_source = row_.find("data_source");
     if (data_source != row_.end()) problem.data_source = Text(*data_source, "data_source");
     if (problem.data_source.empty()) problem.data_source = source;
     // What has a place of its own.
-    row_.erase(PromptKeyName());
+    for (const std::string& column : columns) row_.erase(column);
     row_.erase("data_source");
     if (keys_.id.empty()) row_.erase("id");
     problem.extra = std::move(row_);
@@ -46,29 +57,8 @@ class RowReader {
  private:
   std::string PromptKeyName() const { return keys_.prompt.empty() ? "prompt" : keys_.prompt; }
 
-  // The value at a dotted key, or as the name of one column; null where there is none.
-  const Json* Find(const std::string& key) const {
-    const auto whole = row_.find(key);
-    if (whole != row_.end()) return &*whole;
-    const Json* at = &row_;
-    for (std::size_t begin = 0;;) {
-      const std::size_t dot = std::min(key.find('.', begin), key.size());
-      const auto it = at->is_object() ? at->find(key.substr(begin, dot - begin)) : at->end();
-      if (!at->is_object() || it == at->end()) return nullptr;
-      at = &*it;
-      if (dot == key.size()) return at;
-      begin = dot + 1;
-    }
-  }
-
-  // The value of a key that the config names, or that every row needs.
   const Json& Require(const std::string& key, const char* setting) const {
-    if (const Json* value = Find(key)) return *value;
-    const std::vector<std::string> keys = KeysOf(row_);
-    const std::string near = NearestName(key, keys);
-    Fail(ErrorCode::kInput, "{}: has no '{}'; {}its keys are: {}; {} names the one to take", where_,
-         key, near.empty() ? "" : fmt::format("did you mean '{}'? ", near), fmt::join(keys, ", "),
-         setting);
+    return RequireKey(row_, key, where_, setting);
   }
 
   // Names of rows and sets: numbers as they would be written; "" for null.
@@ -87,7 +77,7 @@ class RowReader {
   std::string Answer() const {
     if (!keys_.answer.empty()) return GoldText(Require(keys_.answer, "data.answer_key"));
     for (const char* key : {"reward_model.ground_truth", "answer", "solution", "ground_truth"}) {
-      if (const Json* value = Find(key)) return GoldText(*value);
+      if (const Json* value = FindKey(row_, key)) return GoldText(*value);
     }
     return "";
   }
@@ -95,32 +85,9 @@ class RowReader {
   std::string Id() const {
     if (!keys_.id.empty()) return Text(Require(keys_.id, "data.id_key"), keys_.id);
     for (const char* key : {"id", "extra_info.index"}) {
-      if (const Json* value = Find(key)) return Text(*value, key);
+      if (const Json* value = FindKey(row_, key)) return Text(*value, key);
     }
     return "";
-  }
-
-  Json Messages() const {
-    const std::string key = PromptKeyName();
-    Json prompt = Require(key, "data.prompt_key");
-    if (prompt.is_string()) {
-      Json message;
-      message["role"] = "user";
-      message["content"] = std::move(prompt);
-      prompt = Json::array({std::move(message)});
-    }
-    if (!prompt.is_array() || prompt.empty()) {
-      Fail(ErrorCode::kInput, "{}: '{}' must be text or a list of messages", where_, key);
-    }
-    for (std::size_t i = 0; i < prompt.size(); ++i) {
-      for (const char* name : {"role", "content"}) {
-        if (!prompt[i].is_object() || !prompt[i].contains(name) || !prompt[i][name].is_string()) {
-          Fail(ErrorCode::kInput, "{}: '{}[{}].{}' must be text", where_, key, i, name);
-        }
-      }
-    }
-    if (!keys_.template_text.empty()) PutTemplate(prompt, key);
-    return prompt;
   }
 
   void PutTemplate(Json& messages, const std::string& key) const {
@@ -139,7 +106,29 @@ class RowReader {
   Json row_;
   const std::string& where_;
   const ProblemKeys& keys_;
+  GivenAnswers given_;
 };
+
+bool IsTie(const Problem& problem) {
+  if (problem.answers.size() != 2 || problem.answers[0].size() != problem.answers[1].size()) {
+    return false;
+  }
+  for (std::size_t i = 0; i < problem.answers[0].size(); ++i) {
+    for (const char* name : {"role", "content"}) {
+      if (problem.answers[0][i][name] != problem.answers[1][i][name]) return false;
+    }
+  }
+  return true;
+}
+
+// What a built-in set has for demonstrations.
+void DemonstrateBuiltIn(std::vector<Problem>& problems) {
+  for (Problem& problem : problems) {
+    const Json* solution = FindKey(problem.extra, "extra_info.solution");
+    const Json answer = solution != nullptr ? *solution : Json(problem.answer);
+    problem.answers = {MessagesOf(answer, "assistant", problem.id, "answer")};
+  }
+}
 
 std::vector<Problem> Collect(const std::string& where, const LoadOptions& options,
                              LoadReport* report,
@@ -149,7 +138,10 @@ std::vector<Problem> Collect(const std::string& where, const LoadOptions& option
   LoadReport here;
   RowVisitor visitor;
   visitor.row = [&](Json&& row, const std::string& at) {
-    problems.push_back(ProblemFromRow(std::move(row), at, source, options.keys));
+    problems.push_back(ProblemFromRow(std::move(row), at, source, options.keys, options.given));
+    if (!IsTie(problems.back())) return;
+    problems.pop_back();
+    ++here.ties;
   };
   if (options.skip_bad) {
     visitor.bad = [&](const Error& error) {
@@ -157,9 +149,10 @@ std::vector<Problem> Collect(const std::string& where, const LoadOptions& option
     };
   }
   visit(visitor);
-  here.rows = static_cast<idx>(problems.size()) + here.bad;
+  here.rows = static_cast<idx>(problems.size()) + here.bad + here.ties;
   if (problems.empty()) {
-    Fail(ErrorCode::kInput, "{}: has no rows{}", where,
+    Fail(ErrorCode::kInput, "{}: has no rows{}{}", where,
+         here.ties > 0 ? fmt::format(" but {} pairs of equal answers", here.ties) : "",
          here.bad > 0
              ? fmt::format(" that can be read; the first of {}: {}", here.bad, here.first_bad)
              : "");
@@ -177,8 +170,8 @@ bool IsTemplate(std::string_view text) {
 }
 
 Problem ProblemFromRow(Json row, const std::string& where, const std::string& source,
-                       const ProblemKeys& keys) {
-  return RowReader(std::move(row), where, keys).Read(source);
+                       const ProblemKeys& keys, GivenAnswers given) {
+  return RowReader(std::move(row), where, keys, given).Read(source);
 }
 
 std::vector<Problem> LoadProblems(const std::string& source, const LoadOptions& options,
@@ -186,7 +179,23 @@ std::vector<Problem> LoadProblems(const std::string& source, const LoadOptions& 
   if (IsBuiltIn(source)) {
     std::vector<Problem> problems =
         BuiltInProblems(source, options.size, options.seed, options.held_out);
-    if (report) *report = {static_cast<idx>(problems.size()), 0, ""};
+    if (options.given == GivenAnswers::kSteps) {
+      Fail(ErrorCode::kInput,
+           "{}: is a built-in set, which has no steps; make a file of them with `opo data "
+           "make-steps`",
+           source);
+    }
+    if (options.given == GivenAnswers::kPairs) {
+      Fail(ErrorCode::kInput,
+           "{}: is a built-in set, which has no pairs of a chosen and a rejected answer; name a "
+           "file of such rows, or make one with `opo data make-pairs`",
+           source);
+    }
+    if (options.given != GivenAnswers::kNothing) DemonstrateBuiltIn(problems);
+    if (report) {
+      *report = {};
+      report->rows = static_cast<idx>(problems.size());
+    }
     return problems;
   }
   if (!Exists(source) && std::filesystem::path(source).extension().empty()) {

@@ -106,6 +106,27 @@ void PackedMatrix<T>::Pack(const float* src, idx lds, idx rows, idx cols) {
 }
 
 template <class T>
+void PackedMatrix<T>::PackRows(const T* src, idx lds, idx rows, idx cols) {
+  Resize(rows, cols);
+  constexpr idx kTogether = sizeof(T) == 2 ? 2 : 1;  // as layout.h says
+  constexpr idx kBlock = 32;
+  ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
+    T* panel = data.data() + p * PanelSize(k);
+    const idx count = std::min(kPanel, n - p * kPanel);
+    std::fill_n(panel, PanelSize(k), T{});
+    for (idx k0 = 0; k0 < k; k0 += kBlock) {
+      const idx end = std::min(k, k0 + kBlock);
+      for (idx r = 0; r < count; ++r) {
+        const T* row = src + (p * kPanel + r) * lds;
+        for (idx i = k0; i < end; ++i) {
+          panel[(i / kTogether * kPanel + r) * kTogether + i % kTogether] = row[i];
+        }
+      }
+    }
+  });
+}
+
+template <class T>
 template <class S>
 void PackedMatrix<T>::PackTransposed(const S* src, idx lds, idx rows, idx cols) {
   Resize(cols, rows);
@@ -122,9 +143,15 @@ void PackedLeft<T>::PackTransposed(const T* src, idx lds, idx rows, idx cols) {
 
 template <class T>
 void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b) {
+  GemmPart(args, b, 0, b.n);
+}
+
+template <class T>
+void GemmPart(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count) {
   if (args.m == 0) return;
-  args.b = b.data.data();
-  args.n = b.n;
+  OPO_CHECK(first % kPanel == 0 && first + count <= b.n);
+  args.b = b.data.data() + first / kPanel * PanelSize(b.k);
+  args.n = count;
   args.k = b.k;
   OPO_CHECK(args.a_packed || args.lda >= RoundUp(args.k, 2));
   const auto kernel = ActiveKernels().of<T>().gemm;
@@ -169,6 +196,8 @@ template void PackedMatrix<float>::PackTransposedAt(idx, const float*, idx, idx)
 template void PackedMatrix<bf16>::PackTransposedAt(idx, const float*, idx, idx);
 template void Gemm<float>(GemmArgs<float>, const PackedMatrix<float>&);
 template void Gemm<bf16>(GemmArgs<bf16>, const PackedMatrix<bf16>&);
+template void GemmPart<float>(GemmArgs<float>, const PackedMatrix<float>&, idx, idx);
+template void GemmPart<bf16>(GemmArgs<bf16>, const PackedMatrix<bf16>&, idx, idx);
 template void WeightGrad<float>(float*, idx, const float*, idx, idx, const float*, idx, idx, idx,
                                 WeightGradScratch<float>&);
 template void WeightGrad<bf16>(float*, idx, const bf16*, idx, idx, const bf16*, idx, idx, idx,

@@ -30,6 +30,9 @@ struct PackedMatrix {
   void PackTurnedAt(idx k0, const PackedMatrix& w);
   // Columns that are packed already.
   void CopyAt(idx k0, const PackedMatrix& right);
+
+  // B = src (rows, cols), numbers that are of T already: y = x src^T.
+  void PackRows(const T* src, idx lds, idx rows, idx cols);
 };
 
 // The first operand of a product, given as its transpose: A = src^T, src (k, m).
@@ -43,6 +46,9 @@ struct PackedLeft {
 // c = a B^T as args.output says; args.b, n, k are taken from `b`.
 template <class T>
 void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b);
+// The same by rows [first, first + count) of B alone, first a multiple of kPanel.
+template <class T>
+void GemmPart(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count);
 
 // dW (n, k) += dy^T x, with dy (rows, n) and x (rows, k): rows a multiple of kRowBlock, padding
 // rows zero. One chain an element over the rows in order, going on from what dW holds. The buffers

@@ -88,8 +88,28 @@ void HeadGrad(T* dlogits, const float* logits, idx vocab, float inv_temp, float 
     const f32x16 p = Exp(Load(logits + i) * inv_temp - lse);
     Store(dlogits + i, p * -scale);
   }
+  if (target < 0) return;
   const float p = Exp1(logits[target] * inv_temp - lse);
   StorePart(dlogits + target, Splat(0.0f + scale * (1.0f - p)), 1);  // never -0
+}
+
+// log p is -inf where p rounds to 0, and 0 * -inf would be NaN: there the term is 0.
+template <class T>
+void HeadEntropyGrad(T* dlogits, const float* logits, idx vocab, float inv_temp,
+                     const TokenStats& stats, TokenId target, float coef, float entropy_coef) {
+  const idx padded = RoundUp(vocab, kPad);
+  const float scale = coef * inv_temp;
+  const float entropy_scale = entropy_coef * inv_temp;
+  for (idx i = 0; i < padded; i += kLanes) {
+    const f32x16 log_p = Load(logits + i) * inv_temp - stats.lse;
+    const f32x16 p = Exp(log_p);
+    const f32x16 surprise = Select(IsZero(p), f32x16{}, log_p + stats.entropy);
+    Store(dlogits + i, p * (surprise * -entropy_scale - scale));
+  }
+  const float log_p = logits[target] * inv_temp - stats.lse;
+  const float p = Exp1(log_p);
+  const float surprise = p == 0.0f ? 0.0f : p * (log_p + stats.entropy);
+  StorePart(dlogits + target, Splat(scale * (1.0f - p) - surprise * entropy_scale + 0.0f), 1);
 }
 
 }  // namespace
@@ -97,6 +117,7 @@ void HeadGrad(T* dlogits, const float* logits, idx vocab, float inv_temp, float 
 template <class T>
 void FillHead(KernelsOf<T>& table) {
   table.head_grad = HeadGrad<T>;
+  table.head_entropy_grad = HeadEntropyGrad<T>;
 }
 template void FillHead<bf16>(KernelsOf<bf16>& table);
 template void FillHead<float>(KernelsOf<float>& table);

@@ -190,8 +190,15 @@ struct KernelsOf {
                          float* scratch);
 
   // dlogits[j] = T(coef * inv_temp * (1[j == target] - p_j)); logits as given to head_stats.
+  // target -1: it is none of them.
   void (*head_grad)(T* dlogits, const float* logits, idx vocab, float inv_temp, float lse,
                     TokenId target, float coef);
+  // The same, and the entropy's gradient times entropy_coef:
+  // dlogits[j] = T(inv_temp * (coef * (1[j == target] - p_j)
+  //                            - entropy_coef * p_j * (log p_j + entropy))).
+  void (*head_entropy_grad)(T* dlogits, const float* logits, idx vocab, float inv_temp,
+                            const TokenStats& stats, TokenId target, float coef,
+                            float entropy_coef);
 };
 
 struct Kernels {
@@ -209,6 +216,9 @@ struct Kernels {
                        const float* block_sums, double u);
   double (*sum_squares)(const float* x, idx n);  // f64, 16 lanes; at most a few thousand elements
   void (*add)(float* y, const float* x, idx n);  // y += x
+  // products (num, num) += v v^T for i <= j, v (num, n) with rows ldv apart: f32 over at most
+  // kDotBlock elements, then f64.
+  void (*dot_rows)(double* products, const float* v, idx ldv, idx num, idx n);
 
   template <class T>
   const KernelsOf<T>& of() const;
@@ -222,6 +232,7 @@ inline const KernelsOf<float>& Kernels::of<float>() const {
   return f32;
 }
 
+inline constexpr idx kDotBlock = 512;   // elements that dot_rows sums in f32; a multiple of 16
 inline constexpr idx kHeadBlock = 512;  // vocabulary entries a block sum covers
 inline constexpr idx kGemmRows = 192;   // rows of a GEMM block, at most; a multiple of kPanel
 inline constexpr idx kGemmK = 2048;     // k of a GEMM block; longer sums go through memory

@@ -289,6 +289,46 @@ void Add(float* y, const float* x, idx n) {
   });
 }
 
+// Rows [i, i + kI) times rows [j, j + kJ), n at most kDotBlock.
+template <int kI, int kJ>
+void DotTile(double* products, const float* v, idx ldv, idx num, idx i, idx j, idx n) {
+  f32x16 sums[kI][kJ];
+  for (int a = 0; a < kI; ++a) {
+    for (int b = 0; b < kJ; ++b) sums[a][b] = Splat(0.0f);
+  }
+  ForVectors(n, [&](idx at, auto part) OPO_LAMBDA {
+    f32x16 right[kJ];
+    for (int b = 0; b < kJ; ++b) right[b] = LoadPart(v + (j + b) * ldv + at, part);
+    for (int a = 0; a < kI; ++a) {
+      const f32x16 left = LoadPart(v + (i + a) * ldv + at, part);
+      for (int b = 0; b < kJ; ++b) sums[a][b] = Fma(left, right[b], sums[a][b]);
+    }
+  });
+  for (int a = 0; a < kI; ++a) {
+    for (int b = 0; b < kJ; ++b) {
+      if (i + a <= j + b) {
+        products[(i + a) * num + j + b] += static_cast<double>(SumLanes(sums[a][b]));
+      }
+    }
+  }
+}
+
+void DotRows(double* products, const float* v, idx ldv, idx num, idx n) {
+  for (idx first = 0; first < n; first += kDotBlock) {
+    const idx count = n - first < kDotBlock ? n - first : kDotBlock;
+    const float* x = v + first;
+    idx i = 0;
+    for (; i + 4 <= num; i += 4) {
+      idx j = i;
+      for (; j + 4 <= num; j += 4) DotTile<4, 4>(products, x, ldv, num, i, j, count);
+      for (; j < num; ++j) DotTile<4, 1>(products, x, ldv, num, i, j, count);
+    }
+    for (; i < num; ++i) {
+      for (idx j = i; j < num; ++j) DotTile<1, 1>(products, x, ldv, num, i, j, count);
+    }
+  }
+}
+
 // The halves of the products of 32-bit lanes with m.
 OPO_INLINE void MultiplyWide(NativeBits a, std::uint32_t m, NativeBits* high, NativeBits* low) {
 #if defined(__AVX512F__)
@@ -415,6 +455,7 @@ template void FillRows<float>(KernelsOf<float>& table);
 void FillShared(Kernels& table) {
   table.sum_squares = SumSquares;
   table.add = Add;
+  table.dot_rows = DotRows;
 }
 
 }  // namespace opo::OPO_ISA

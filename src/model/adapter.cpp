@@ -70,8 +70,17 @@ AdapterFile::AdapterFile(const std::string& folder)
     if (it != json.end() && !it->is_null() && *it != neutral) refuse(key);
   };
   require("peft_type", "LORA");
-  require("task_type", "CAUSAL_LM");
+  if (const auto it = json.find("task_type"); it != json.end()) scores_ = *it == "SEQ_CLS";
+  if (!scores_) require("task_type", "CAUSAL_LM");
   require("bias", "none");
+  // PEFT trains these whole; of a model for sequence classification it adds both names itself.
+  if (const auto it = json.find("modules_to_save");
+      it != json.end() && !IsOff(*it) &&
+      !(scores_ && it->is_array() && std::all_of(it->begin(), it->end(), [](const Json& module) {
+          return module == "score" || module == "classifier";
+        }))) {
+    refuse("modules_to_save");
+  }
   // Every other key that says something is refused: new kinds of adapters are switched on by new
   // keys. These say nothing that changes a number here.
   static constexpr std::string_view kKnown[] = {"peft_type",
@@ -95,6 +104,7 @@ AdapterFile::AdapterFile(const std::string& folder)
                                                 "layers_pattern",
                                                 "eva_config",
                                                 "corda_config",
+                                                "modules_to_save",
                                                 "lora_ga_config"};
   for (const auto& [key, value] : json.items()) {
     if (std::find(std::begin(kKnown), std::end(kKnown), key) == std::end(kKnown) && !IsOff(value)) {
@@ -156,11 +166,21 @@ std::string AdapterFile::BasePath() const {
 
 ModelConfig AdapterFile::Fit(ModelConfig config) const {
   config.lora = lora_;
+  const bool has_score = file_.Find(std::string(kPrefix) + "score.weight") != nullptr;
+  if (scores_) config.has_logits = false;
+  if (has_score) config.has_values = true;
+  if (scores_ && !config.has_values) {
+    Fail(ErrorCode::kInput,
+         "{}: tensor '{}score.weight' is missing, the value head that task_type SEQ_CLS speaks of; "
+         "save it with modules_to_save = [\"score\"]",
+         file_.path(), kPrefix);
+  }
   std::set<std::string_view> left;
   for (const SafeTensor& tensor : file_.tensors()) left.insert(tensor.name);
   for (const TensorSpec& spec : ListAdapterTensors(config)) {
     const std::string name = std::string(kPrefix) + spec.name;
     const SafeTensor* tensor = file_.Find(name);
+    if (tensor == nullptr && spec.name == "score.weight") continue;  // it is the base's
     if (tensor == nullptr)
       Fail(ErrorCode::kInput, "{}: tensor '{}' is missing", file_.path(), name);
     const std::vector<idx> shape = {spec.rows, spec.cols};
@@ -175,6 +195,10 @@ ModelConfig AdapterFile::Fit(ModelConfig config) const {
          Quote(*left.begin()));
   }
   return config;
+}
+
+bool AdapterFile::Has(const TensorSpec& spec) const {
+  return file_.Find(std::string(kPrefix) + spec.name) != nullptr;
 }
 
 void AdapterFile::Read(const TensorSpec& spec, std::span<float> out) const {
@@ -199,7 +223,7 @@ void SaveAdapter(const std::string& folder, const ModelConfig& config, const std
   const LoraConfig& lora = config.lora;
   nlohmann::ordered_json json;
   json["peft_type"] = "LORA";
-  json["task_type"] = "CAUSAL_LM";
+  json["task_type"] = config.has_logits ? "CAUSAL_LM" : "SEQ_CLS";
   json["base_model_name_or_path"] = base;
   json["r"] = lora.rank;
   json["lora_alpha"] = lora.alpha;
@@ -207,6 +231,7 @@ void SaveAdapter(const std::string& folder, const ModelConfig& config, const std
   json["target_modules"] = lora.targets;
   json["lora_dropout"] = 0.0;
   json["bias"] = "none";
+  if (!config.has_logits) json["modules_to_save"] = {"score"};
   json["inference_mode"] = true;
   WriteFileAtomically(folder + "/adapter_config.json", json.dump(2) + "\n");
 }
@@ -217,15 +242,19 @@ namespace {
 class MergedSource : public ModelSource {
  public:
   explicit MergedSource(const std::string& folder)
-      : adapter_(folder), base_(OpenModel(adapter_.BasePath())), config_(base_->config()) {
-    for (TensorSpec& spec : ListAdapterTensors(adapter_.Fit(config_))) {
+      : adapter_(folder),
+        base_(OpenModel(adapter_.BasePath())),
+        config_(adapter_.Fit(base_->config())) {
+    for (TensorSpec& spec : ListAdapterTensors(config_)) {
       const std::string name = spec.name;
       specs_.emplace(name, std::move(spec));
     }
+    config_.lora = {};
   }
   const ModelConfig& config() const override { return config_; }
 
   void Read(const TensorSpec& spec, std::span<float> out) const override {
+    if (adapter_.Has(spec)) return adapter_.Read(spec, out);  // a value head
     base_->Read(spec, out);
     const std::string name = spec.name.substr(0, spec.name.rfind('.'));
     const auto a_spec = specs_.find(name + ".lora_A.weight");

@@ -203,6 +203,7 @@ std::vector<TensorSpec> ListAdapterTensors(const ModelConfig& config) {
       }
     }
   }
+  if (config.has_values) layout.Matrix("score.weight", 1, config.hidden_size);
   return layout.Take();
 }
 
@@ -288,7 +289,10 @@ std::vector<TensorSpec> ListTensors(const ModelConfig& config) {
     layout.Matrix(layer + "mlp.down_proj.weight", d, f);
   }
   layout.Vector("model.norm.weight", d);
-  if (!config.tied_embeddings) layout.Matrix("lm_head.weight", config.vocab_size, d);
+  if (config.has_logits && !config.tied_embeddings) {
+    layout.Matrix("lm_head.weight", config.vocab_size, d);
+  }
+  if (config.has_values) layout.Matrix("score.weight", 1, d);
   return layout.Take();
 }
 

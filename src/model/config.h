@@ -67,9 +67,11 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
   bool tied_embeddings = true;  // the LM head is the embedding
-  bool qkv_bias = false;        // qwen2
-  bool qk_norm = false;         // qwen3: RMSNorm over Dh of q and k before RoPE
-  TokenId bos_id = -1;          // -1: none
+  bool has_logits = true;       // there is an LM head
+  bool has_values = false;  // score.weight (1, D): one number a row, of reward models and critics
+  bool qkv_bias = false;    // qwen2
+  bool qk_norm = false;     // qwen3: RMSNorm over Dh of q and k before RoPE
+  TokenId bos_id = -1;      // -1: none
   TokenId pad_id = -1;
   std::vector<TokenId> eos_ids;  // any of these ends a completion
   LoraConfig lora;
@@ -102,7 +104,8 @@ struct TensorSpec {
 std::vector<TensorSpec> ListTensors(const ModelConfig& config);
 
 // The adapter of config.lora in the same form: "model.layers.0.self_attn.q_proj.lora_A.weight" and
-// so on. The A of q, k, v stand next to each other, and so do those of gate and up.
+// so on. The A of q, k, v stand next to each other, and so do those of gate and up. A value head is
+// trained whole beside them.
 std::vector<TensorSpec> ListAdapterTensors(const ModelConfig& config);
 
 // The matrices of a layer that are one product each, with their parts' names and outputs.

@@ -319,6 +319,36 @@ void RefuseForeignArithmetic(const Fields& fields, const Architecture& architect
   }
 }
 
+// Which heads the class of a folder has. Without a class it is a causal LM.
+void ReadHeads(const Fields& fields, ModelConfig& config) {
+  const Json* classes = fields.Find("architectures");
+  if (classes == nullptr || !classes->is_array() || classes->empty() ||
+      !(*classes)[0].is_string()) {
+    return;
+  }
+  const std::string name = (*classes)[0].get<std::string>();
+  for (const char* other :
+       {"ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"}) {
+    if (!name.ends_with(other)) continue;
+    Fail(ErrorCode::kInput,
+         "{}: 'architectures' is {}: this class has a head that is not supported; known are "
+         "...ForCausalLM and ...ForSequenceClassification with one label",
+         fields.where(), fields.Shown("architectures"));
+  }
+  if (!name.ends_with("ForSequenceClassification")) return;
+  config.has_logits = false;
+  config.has_values = true;
+  // transformers writes the names of labels where there are not two.
+  const Json* labels = fields.Find("id2label");
+  const bool named = labels != nullptr && labels->is_object();
+  const idx count = fields.IntOr("num_labels", named ? static_cast<idx>(labels->size()) : 2);
+  if (count == 1 && (!named || labels->size() == 1)) return;
+  Fail(ErrorCode::kInput,
+       "{}: {} labels ('id2label', 'num_labels'; 2 where neither is there), but a value head says "
+       "one number; train the model for sequence classification with num_labels=1",
+       fields.where(), count == 1 ? static_cast<idx>(labels->size()) : count);
+}
+
 bool IsNeutral(const Json& value) {
   return value.is_null() || value == false || value == 0 || value == "" || value == "none" ||
          (value.is_structured() && value.empty());
@@ -401,6 +431,7 @@ void CheckUnknownKeys(const Fields& fields) {
                                                        "no_repeat_ngram_size",
                                                        "num_beam_groups",
                                                        "num_beams",
+                                                       "num_labels",
                                                        "num_return_sequences",
                                                        "output_attentions",
                                                        "output_hidden_states",
@@ -461,6 +492,7 @@ ModelConfig ReadConfig(const Json& json, const std::string& folder) {
   RefuseForeignArithmetic(fields, architecture);
   CheckUnknownKeys(fields);
   ModelConfig config;
+  ReadHeads(fields, config);
   SetArchitecture(config, architecture.name, fields.where());
   config.vocab_size = fields.Int("vocab_size");
   config.hidden_size = fields.Int("hidden_size");

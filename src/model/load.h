@@ -57,15 +57,17 @@ class AdapterFile {
   // base_model_name_or_path, found from here or from beside the folder. Throws Error(kInput) where
   // there is no such file or folder.
   std::string BasePath() const;
-  // The base's config with the adapter; throws Error(kInput) where a tensor is missing, has another
-  // shape, or has no place.
+  // The base's config with the adapter, and with its value head where it has one; throws
+  // Error(kInput) where a tensor is missing, has another shape, or has no place.
   ModelConfig Fit(ModelConfig base) const;
-  // A tensor of ListAdapterTensors.
+  // A tensor of ListAdapterTensors. A value head may be the base's alone.
+  bool Has(const TensorSpec& spec) const;
   void Read(const TensorSpec& spec, std::span<float> out) const;
 
  private:
   std::string folder_;
   std::string base_;
+  bool scores_ = false;  // of a reward model: PEFT's task type SEQ_CLS
   LoraConfig lora_;
   SafetensorsFile file_;
 };
@@ -75,8 +77,10 @@ void SaveAdapter(const std::string& folder, const ModelConfig& config, const std
                  std::span<const float> slab);
 
 // Writes config.json, generation_config.json and model.safetensors into `folder` (made if absent),
-// so that transformers loads it as it is. `slab` holds the weights as ListTensors lays them out.
-// Tokenizer files are written by text/tokenizer.h.
+// so that transformers loads it as it is: a causal LM, with score.weight beside where it has a
+// value head too, or, without an LM head, a model for sequence classification with one label.
+// `slab` holds the weights as ListTensors lays them out. Tokenizer files are written by
+// text/tokenizer.h.
 void SaveHfModel(const std::string& folder, const ModelConfig& config, std::span<const float> slab,
                  DType dtype);
 // The same of a source, one tensor in memory at a time. A source that is such a folder passes on

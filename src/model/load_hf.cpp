@@ -69,6 +69,10 @@ class HfSource : public ModelSource {
         }
       }
     }
+    // config.json has no word for a value head beside an LM head.
+    if (const auto it = in_files.find("score.weight"); it != in_files.end() && config_.has_logits) {
+      config_.has_values = it->second.tensor->shape == std::vector<idx>{1, config_.hidden_size};
+    }
     for (const TensorSpec& spec : ListTensors(config_)) {
       const auto it = in_files.find(spec.name);
       if (it == in_files.end()) {
@@ -127,6 +131,13 @@ class HfSource : public ModelSource {
            "{}: tensor 'lm_head.weight' differs from the embedding, but config.json ties them; set "
            "'tie_word_embeddings' to false",
            place.shard->path());
+    }
+    if (name == "score.bias") {
+      Fail(
+          ErrorCode::kInput,
+          "{}: tensor 'score.bias' has no place: a value head has no bias; remove it from the file "
+          "(all scores are then less by that number, which changes no comparison of two answers)",
+          place.shard->path());
     }
     Fail(ErrorCode::kInput, "{}: tensor {} has no place in the architecture {}",
          place.shard->path(), Quote(name), config_.architecture);

@@ -153,6 +153,12 @@ Keys KeysOf(const GgufFile& file) {
 void SaveGgufModel(const std::string& path, const ModelSource& source, GgmlType type,
                    const std::string& name, const std::vector<GgufKeyToWrite>& tokenizer) {
   const ModelConfig& config = source.config();
+  if (config.has_values) {
+    Fail(ErrorCode::kInput,
+         "{}: the model has a value head (score.weight), for which GGUF has no place; write a "
+         "Hugging Face folder instead",
+         path);
+  }
   const Architecture& architecture = FindArchitecture(config.architecture, path);
   Keys keys = source.gguf() != nullptr ? KeysOf(*source.gguf())
                                        : MakeKeys(source, name, path, architecture.gguf_name);

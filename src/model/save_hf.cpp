@@ -74,7 +74,11 @@ Json MakeRopeScaling(const ModelConfig& config) {
 
 Json MakeConfig(const ModelConfig& config, const Architecture& architecture, DType dtype) {
   Json json;
-  json["architectures"] = {architecture.hf_class};
+  std::string hf_class = architecture.hf_class;
+  if (!config.has_logits) {
+    hf_class.replace(hf_class.find("ForCausalLM"), std::string::npos, "ForSequenceClassification");
+  }
+  json["architectures"] = {hf_class};
   json["model_type"] = architecture.name;
   json["vocab_size"] = config.vocab_size;
   json["hidden_size"] = config.hidden_size;
@@ -93,6 +97,10 @@ Json MakeConfig(const ModelConfig& config, const Architecture& architecture, DTy
   if (!config.qkv_bias) json["attention_bias"] = false;
   json["tie_word_embeddings"] = config.tied_embeddings;
   json["torch_dtype"] = TorchName(dtype);
+  if (!config.has_logits) {
+    json["id2label"] = {{"0", "LABEL_0"}};
+    json["label2id"] = {{"LABEL_0", 0}};
+  }
   AddTokens(json, config);
   return json;
 }
@@ -110,7 +118,9 @@ Json ConfigOf(const std::string& folder, DType dtype) {
   return json;
 }
 
-Json MakeGenerationConfig(const ModelConfig& config, const GgufFile* gguf) {
+// "" for a model that does not answer.
+std::string MakeGenerationConfig(const ModelConfig& config, const GgufFile* gguf) {
+  if (!config.has_logits) return "";
   Json json;
   AddTokens(json, config);
   for (const SamplingHint& hint : kSamplingHints) {
@@ -122,7 +132,7 @@ Json MakeGenerationConfig(const ModelConfig& config, const GgufFile* gguf) {
       json[hint.hf] = ShortestDecimal(static_cast<float>(gguf->GetFloat(hint.gguf)));
     }
   }
-  return json;
+  return json.dump(2) + "\n";
 }
 
 using Fill = std::function<void(SafeTensorToWrite& tensor, const TensorSpec& spec)>;
@@ -160,7 +170,7 @@ void SaveHfModel(const std::string& folder, const ModelConfig& config, std::span
     tensor.data = slab.subspan(spec.offset, spec.size());
   };
   WriteFolder(folder, config, fill, dtype, MakeConfig(config, architecture, dtype),
-              MakeGenerationConfig(config, nullptr).dump(2) + "\n");
+              MakeGenerationConfig(config, nullptr));
 }
 
 void SaveHfModel(const std::string& folder, const ModelSource& source,
@@ -178,7 +188,7 @@ void SaveHfModel(const std::string& folder, const ModelSource& source,
       if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
     }
     WriteFolder(folder, config, fill, dtype, MakeConfig(with_eos, architecture, dtype),
-                MakeGenerationConfig(with_eos, source.gguf()).dump(2) + "\n");
+                MakeGenerationConfig(with_eos, source.gguf()));
     return;
   }
   const std::string generation = from + "/generation_config.json";

@@ -1,6 +1,7 @@
 #include "model/transformer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -388,13 +389,42 @@ void Transformer<T>::RestoreKeys(Segment<T>& segment, const Segment<T>& recorded
 
 template <class T>
 void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
+  LogitsOf(hidden, m, 0, config().vocab_size, logits, ld_logits());
+}
+
+template <class T>
+void Transformer<T>::LogitsOf(const T* hidden, idx m, idx first, idx count, float* logits,
+                              idx ldl) {
   GemmArgs<T> args;
   args.a = hidden;
   args.lda = ld_d_;
   args.m = m;
   args.c = logits;
-  args.ldc = ld_logits();
-  Gemm(args, weights_.head());
+  args.ldc = ldl;
+  GemmPart(args, weights_.head(), first, count);
+}
+
+// In kLanes sums over ascending columns, which are then added in pairs.
+template <class T>
+void Transformer<T>::Values(const T* hidden, idx m, float* values) const {
+  constexpr idx kLanes = 16;
+  static_assert(kPad % kLanes == 0);
+  const float* score = weights_.score();
+  ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
+    for (idx r = begin; r < end; ++r) {
+      const T* h = hidden + r * ld_d_;
+      std::array<float, kLanes> lanes = {};
+      for (idx i = 0; i < ld_d_; i += kLanes) {
+        for (idx j = 0; j < kLanes; ++j) {
+          lanes[static_cast<std::size_t>(j)] += ToF32(h[i + j]) * score[i + j];
+        }
+      }
+      for (std::size_t n = kLanes / 2; n > 0; n /= 2) {
+        for (std::size_t j = 0; j < n; ++j) lanes[j] += lanes[j + n];
+      }
+      values[r] = lanes[0];
+    }
+  });
 }
 
 // transformer_grad.cpp instantiates the backward half.
@@ -406,7 +436,9 @@ void Transformer<T>::Logits(const T* hidden, idx m, float* logits) {
   template void Transformer<T>::RecomputeLayer(const Pass&, idx);                           \
   template void Transformer<T>::Forward(std::span<const Run<T>>, T*);                       \
   template void Transformer<T>::RestoreKeys(Segment<T>&, const Segment<T>&, idx);           \
-  template void Transformer<T>::Logits(const T*, idx, float*);
+  template void Transformer<T>::Logits(const T*, idx, float*);                              \
+  template void Transformer<T>::Values(const T*, idx, float*) const;                        \
+  template void Transformer<T>::LogitsOf(const T*, idx, idx, idx, float*, idx);
 OPO_INSTANTIATE(float)
 OPO_INSTANTIATE(bf16)
 #undef OPO_INSTANTIATE

@@ -40,7 +40,9 @@ struct GradRow {
 // The prompt's dK and dV while its samples pass by, one f32 chain over samples, all layers.
 struct PrefixGrad {
   idx length = 0;
-  Buffer<float> dk, dv;  // (L, length, Hk * Dh)
+  Buffer<float> dk, dv;  // (L, length, Hk * Dh); (length, Hk * Dh) where one_layer
+  // All its samples are in one pass: each layer takes the room of the one before.
+  bool one_layer = false;
 };
 
 // A segment's rows in a backward pass. Runs of one prompt stand together, samples first in order,
@@ -53,6 +55,21 @@ struct GradRun {
   PrefixGrad* prefix_grad = nullptr;  // of the prompt; null where there is no prefix
   bool is_prefix = false;             // these are the prompt's rows: no outputs in the last layer
   idx first_row = 0;                  // in the rows of the pass
+};
+
+// Takes the weight gradients of a backward pass apart by its rows, where a slab would sum them up
+// (train/sample_gradients.h). Called for each trained tensor once a pass.
+template <class T>
+class RowGradients {
+ public:
+  virtual ~RowGradients() = default;
+  // A matrix (n, k), whose gradient is dy^T x; dy (rows, n) and x (rows, k) of all rows of the
+  // pass.
+  virtual void Matrix(const T* dy, idx lddy, idx n, const T* x, idx ldx, idx k) = 0;
+  // A vector: add(sum, first, count) adds the gradient of rows [first, first + count) to `sum`
+  // (width, and room up to a multiple of 16).
+  virtual void Vector(idx width,
+                      const std::function<void(float* sum, idx first, idx count)>& add) = 0;
 };
 
 // Rows that a layer takes at once where rows do not need each other: what lies between two products
@@ -84,7 +101,16 @@ class Transformer {
   void Logits(const T* hidden, idx m, float* logits);
   // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden (null: it is frozen). m is a
   // multiple of kRowBlock.
+  // The same of the vocabulary's entries [first, first + count) alone, first a multiple of kPanel.
+  void LogitsOf(const T* hidden, idx m, idx first, idx count, float* logits, idx ldl);
   void LogitsGrad(float* dhidden, float* dhead, const T* dlogits, const T* hidden, idx m);
+
+  // values (m) f32 = hidden s, the value head's weights s in f32: one chain of sums a row, whatever
+  // m.
+  void Values(const T* hidden, idx m, float* values) const;
+  // ds += dvalues^T hidden (null: it is frozen), rows in order; dhidden (m, ld()) f32 = dvalues
+  // s^T, or, where there are logits, so much more.
+  void ValuesGrad(float* dhidden, float* dscore, const float* dvalues, const T* hidden, idx m);
 
   // The final norm of recorded rows (padding rows: zero), and its gradient: dresidual is written.
   // dgamma may be null.
@@ -102,9 +128,13 @@ class Transformer {
   void Backward(float* dresidual, std::span<const GradRow<T>> rows,
                 std::span<const GradRun<T>> runs, const SlabLayout& layout, float* grad,
                 const std::function<void(idx layer)>& layer_done = {});
+  // The same with each trained tensor's gradient (`layout` says which are) left to `parts`.
+  void Backward(float* dresidual, std::span<const GradRow<T>> rows,
+                std::span<const GradRun<T>> runs, const SlabLayout& layout, RowGradients<T>& parts);
 
-  // Bytes a row of a backward pass needs beside its record (an upper bound, for plans).
-  idx backward_row_bytes() const;
+  // Bytes a row of a backward pass needs beside its record (an upper bound, for plans); where parts
+  // are taken, with the row's share of a layer's scratch.
+  idx backward_row_bytes(bool parts = false) const;
 
  private:
   // How the rows of a call fall into attention tiles: the same for every layer but the pages.
@@ -147,7 +177,10 @@ class Transformer {
   void AdapterColumns(const PackedLinear<T>& linear, T* x, idx ldx, idx count);
   // The gradients by the product's weights, after MultiplyGrad and AdapterColumns.
   void LinearGrad(const PackedLinear<T>& linear, const LinearOffsets& at, const T* dy, idx lddy,
-                  const T* x, idx ldx, idx count, float* grad);
+                  const T* x, idx ldx, idx count, float* grad, RowGradients<T>* parts);
+  void BackwardLayers(float* dresidual, std::span<const GradRow<T>> rows,
+                      std::span<const GradRun<T>> runs, const SlabLayout& layout, float* grad,
+                      RowGradients<T>* parts, const std::function<void(idx)>& layer_done);
   Pass MakePass(std::span<const Run<T>> runs);
   Tiles MakeTiles(std::span<const Run<T>> runs, const std::vector<idx>& first_row) const;
   void Attend(const Tiles& tiles, idx layer);

@@ -1,6 +1,7 @@
 // The backward pass: the forward's steps in reverse order, each quoting the line it differentiates.
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "base/error.h"
 #include "base/parallel.h"
@@ -17,11 +18,15 @@ const T* TensorAt(const std::byte* record, idx offset) {
 }  // namespace
 
 template <class T>
-idx Transformer<T>::backward_row_bytes() const {
+idx Transformer<T>::backward_row_bytes(bool parts) const {
   constexpr idx kBytes = sizeof(T);
   const idx t_elements = ld_d_ + 2 * ld_q_ + ld_attn_;                     // x_, q_, dattn_, attn_
   const idx f_elements = ld_d_ + ld_q_ + 2 * ld_kv_ + config().num_heads;  // dresidual, dq_, ...
-  return t_elements * kBytes + f_elements * 4 + static_cast<idx>(sizeof(typename Pass::Row)) + 128;
+  const idx layer =  // h_, act_, h_attn_, dy_, dact_, dgate_up_, dqkv_; dh_, rstd_, qk_rstd_
+      (ld_h_ + ld_act_ + ld_attn_ + ld_dy_ + ld_f_ + ld_dgu_ + ld_dqkv_) * kBytes +
+      (ld_d_ + 1 + config().num_heads + config().num_kv_heads) * 4;
+  return t_elements * kBytes + f_elements * 4 + (parts ? layer : 0) +
+         static_cast<idx>(sizeof(typename Pass::Row)) + 128;
 }
 
 template <class T>
@@ -37,6 +42,28 @@ void Transformer<T>::LogitsGrad(float* dhidden, float* dhead, const T* dlogits, 
   if (dhead == nullptr) return;
   WeightGrad(dhead, config().hidden_size, dlogits, ld_logits(), config().vocab_size, hidden, ld_d_,
              config().hidden_size, m, weight_grad_);
+}
+
+template <class T>
+void Transformer<T>::ValuesGrad(float* dhidden, float* dscore, const float* dvalues,
+                                const T* hidden, idx m) {
+  const float* score = weights_.score();
+  const bool more = config().has_logits;
+  ParallelChunks(m, kRowGrain, [&](idx begin, idx end) {
+    for (idx r = begin; r < end; ++r) {
+      float* dh = dhidden + r * ld_d_;
+      for (idx i = 0; i < ld_d_; ++i) {
+        const float d = dvalues[r] * score[i];
+        dh[i] = more ? dh[i] + d : d;
+      }
+    }
+  });
+  if (dscore == nullptr) return;
+  ParallelChunks(config().hidden_size, 32, [&](idx j0, idx j1) {
+    for (idx r = 0; r < m; ++r) {
+      for (idx j = j0; j < j1; ++j) dscore[j] += dvalues[r] * ToF32(hidden[r * ld_d_ + j]);
+    }
+  });
 }
 
 template <class T>
@@ -61,18 +88,22 @@ void Transformer<T>::MultiplyGrad(const PackedLinear<T>& linear, const PackedMat
 
 template <class T>
 void Transformer<T>::LinearGrad(const PackedLinear<T>& linear, const LinearOffsets& at, const T* dy,
-                                idx lddy, const T* x, idx ldx, idx count, float* grad) {
-  if (at.w >= 0) {
-    WeightGrad(grad + at.w, linear.k, dy, lddy, linear.n, x, ldx, linear.k, count, weight_grad_);
-  }
+                                idx lddy, const T* x, idx ldx, idx count, float* grad,
+                                RowGradients<T>* parts) {
+  const auto add = [&](idx offset, const T* dy_part, idx n, const T* x_part, idx k) {
+    if (parts != nullptr) {
+      parts->Matrix(dy_part, lddy, n, x_part, ldx, k);
+    } else {
+      WeightGrad(grad + offset, k, dy_part, lddy, n, x_part, ldx, k, count, weight_grad_);
+    }
+  };
+  if (at.w >= 0) add(at.w, dy, linear.n, x, linear.k);
   if (at.parts.empty()) return;
-  WeightGrad(grad + at.a, linear.k, dy + linear.dy_column(), lddy, linear.columns, x, ldx, linear.k,
-             count, weight_grad_);
+  add(at.a, dy + linear.dy_column(), linear.columns, x, linear.k);
   const idx rank = config().lora.rank;
   const T* u = x + linear.x_column();
   for (const LinearOffsets::Part& part : at.parts) {
-    WeightGrad(grad + part.b, rank, dy + part.row0, lddy, part.rows, u, ldx, rank, count,
-               weight_grad_);
+    add(part.b, dy + part.row0, part.rows, u, rank);
     u += rank;
   }
 }
@@ -129,10 +160,8 @@ void Transformer<T>::AttentionBackward(std::span<const GradRun<T>> runs, idx lay
   const idx dh = config().head_dim;
   std::vector<std::size_t> group_starts;
   for (std::size_t i = 0; i < runs.size(); ++i) {
-    const auto prompt_of = [](const GradRun<T>& run) {
-      return run.is_prefix ? run.segment : run.prefix;
-    };
-    if (i == 0 || prompt_of(runs[i]) == nullptr || prompt_of(runs[i]) != prompt_of(runs[i - 1])) {
+    if (i == 0 || runs[i].prefix_grad == nullptr ||
+        runs[i].prefix_grad != runs[i - 1].prefix_grad) {
       group_starts.push_back(i);
     }
   }
@@ -201,8 +230,9 @@ void Transformer<T>::AttentionBackward(std::span<const GradRun<T>> runs, idx lay
         tile.dv = partial_v.data();
         tile.ldk = kv_width;
         attention_grad(tile, kv_head, shape_, scratch.data());
-        float* sum_k = run.prefix_grad->dk.data() + layer * prefix_rows * kv_width;
-        float* sum_v = run.prefix_grad->dv.data() + layer * prefix_rows * kv_width;
+        const idx at_layer = run.prefix_grad->one_layer ? 0 : layer * prefix_rows * kv_width;
+        float* sum_k = run.prefix_grad->dk.data() + at_layer;
+        float* sum_v = run.prefix_grad->dv.data() + at_layer;
         for (idx r = 0; r < prefix_rows; ++r) {
           const idx base = r * kv_width + kv_head * dh;
           for (idx j = base; j < base + dh; ++j) {
@@ -215,8 +245,9 @@ void Transformer<T>::AttentionBackward(std::span<const GradRun<T>> runs, idx lay
       float* dk = dk_.data() + run.first_row * ld_kv_;
       float* dv = dv_.data() + run.first_row * ld_kv_;
       if (run.is_prefix && run.prefix_grad != nullptr) {
-        const float* sum_k = run.prefix_grad->dk.data() + layer * rows * kv_width;
-        const float* sum_v = run.prefix_grad->dv.data() + layer * rows * kv_width;
+        const idx at_layer = run.prefix_grad->one_layer ? 0 : layer * rows * kv_width;
+        const float* sum_k = run.prefix_grad->dk.data() + at_layer;
+        const float* sum_v = run.prefix_grad->dv.data() + at_layer;
         for (idx r = 0; r < rows; ++r) {
           std::copy_n(sum_k + r * kv_width + kv_head * dh, dh, dk + r * ld_kv_ + kv_head * dh);
           std::copy_n(sum_v + r * kv_width + kv_head * dh, dh, dv + r * ld_kv_ + kv_head * dh);
@@ -239,6 +270,21 @@ template <class T>
 void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows,
                               std::span<const GradRun<T>> runs, const SlabLayout& layout,
                               float* grad, const std::function<void(idx)>& layer_done) {
+  BackwardLayers(dresidual, rows, runs, layout, grad, nullptr, layer_done);
+}
+
+template <class T>
+void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows,
+                              std::span<const GradRun<T>> runs, const SlabLayout& layout,
+                              RowGradients<T>& parts) {
+  BackwardLayers(dresidual, rows, runs, layout, nullptr, &parts, {});
+}
+
+template <class T>
+void Transformer<T>::BackwardLayers(float* dresidual, std::span<const GradRow<T>> rows,
+                                    std::span<const GradRun<T>> runs, const SlabLayout& layout,
+                                    float* grad, RowGradients<T>* parts,
+                                    const std::function<void(idx)>& layer_done) {
   const idx m = static_cast<idx>(rows.size());
   if (m == 0) return;
   OPO_CHECK(m % kRowBlock == 0);
@@ -261,8 +307,9 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   }
 
   std::vector<Run<T>> recomputed;
+  std::set<const Segment<T>*> seen;  // a prompt may have a run for each of its samples
   for (const GradRun<T>& run : runs) {
-    if (run.segment->record() != Record::kResiduals) continue;
+    if (run.segment->record() != Record::kResiduals || !seen.insert(run.segment).second) continue;
     Run<T> again;
     again.segment = run.segment;
     again.prefix = run.prefix;
@@ -273,8 +320,10 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
   const Pass again = MakePass(recomputed);
 
   // What lies between attention and attention is done in chunks of rows, so that it stays in the
-  // cache; the chains of the weight gradients go on from one chunk to the next.
-  const idx most = std::min(m, kLayerRows);
+  // cache; the chains of the weight gradients go on from one chunk to the next. Who takes them
+  // apart sees all rows at once.
+  const idx chunk_rows = parts != nullptr ? m : kLayerRows;
+  const idx most = std::min(m, chunk_rows);
   h_.Reserve(most * ld_h_);
   act_.Reserve(most * ld_act_);
   h_attn_.Reserve(most * ld_attn_);
@@ -297,6 +346,15 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
     k_pre.resize(static_cast<std::size_t>(most));
   }
 
+  // The gradient of a vector at `offset` (-1: it is frozen), of a chunk's rows.
+  const auto add_vector = [&](idx offset, idx width, idx count, const auto& add) {
+    if (offset < 0) return;
+    if (parts != nullptr) {
+      parts->Vector(width, add);
+    } else {
+      add(grad + offset, 0, count);
+    }
+  };
   // Rows [row0, row0 + count): dh_ through the norm whose inputs are norm_input.
   const auto norm_grad = [&](idx row0, idx count, const float* gamma, idx dgamma) {
     ParallelChunks(count, kRowGrain, [&](idx begin, idx end) {
@@ -307,15 +365,16 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
                               eps, rstd_.data() + i);
       }
     });
-    if (dgamma < 0) return;
-    ParallelChunks(RoundUp(d, 16), 64, [&](idx j0, idx j1) {
-      kernels.rms_norm_dgamma(grad + dgamma, dh_.data(), ld_d_, norm_input.data(), rstd_.data(),
-                              count, j0, j1);
+    add_vector(dgamma, d, count, [&](float* sum, idx first, idx n) {
+      ParallelChunks(RoundUp(d, 16), 64, [&](idx j0, idx j1) {
+        kernels.rms_norm_dgamma(sum, dh_.data() + first * ld_d_, ld_d_, norm_input.data() + first,
+                                rstd_.data() + first, n, j0, j1);
+      });
     });
   };
   // Calls body(row0, count) for all chunks in order.
   const auto for_chunks = [&](const auto& body) {
-    for (idx row0 = 0; row0 < m; row0 += kLayerRows) body(row0, std::min(kLayerRows, m - row0));
+    for (idx row0 = 0; row0 < m; row0 += chunk_rows) body(row0, std::min(chunk_rows, m - row0));
   };
   // Calls body(i, row) for the rows of a chunk, i being the row within it.
   const auto for_rows = [&](idx row0, idx count, const auto& body) {
@@ -362,7 +421,8 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
       });
       AdapterColumns(layer.down, act_.data(), ld_act_, count);
       MultiplyGrad(layer.down, down_t, dy_.data(), ld_dy_, count, nullptr, dact_.data(), ld_f_);
-      LinearGrad(layer.down, offsets.down, dy_.data(), ld_dy_, act_.data(), ld_act_, count, grad);
+      LinearGrad(layer.down, offsets.down, dy_.data(), ld_dy_, act_.data(), ld_act_, count, grad,
+                 parts);
       for_rows(row0, count, [&](idx i, idx r) {
         T* dgu = dgate_up_.data() + i * ld_dgu_;
         const std::byte* rest = rest_of(r);
@@ -376,7 +436,7 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
       MultiplyGrad(layer.gate_up, gate_up_t, dgate_up_.data(), ld_dgu_, count, dh_.data(), nullptr,
                    ld_d_);
       LinearGrad(layer.gate_up, offsets.gate_up, dgate_up_.data(), ld_dgu_, h_.data(), ld_h_, count,
-                 grad);
+                 grad, parts);
       norm_grad(row0, count, layer.mlp_norm.data(), offsets.mlp_norm);
 
       // mid = x + W_o attention(...)
@@ -396,9 +456,16 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
       AdapterColumns(layer.o, h_attn_.data(), ld_attn_, count);
       MultiplyGrad(layer.o, o_t, dy_.data(), ld_dy_, count, nullptr, dattn_.data() + row0 * ld_q_,
                    ld_q_);
-      LinearGrad(layer.o, offsets.o, dy_.data(), ld_dy_, h_attn_.data(), ld_attn_, count, grad);
+      LinearGrad(layer.o, offsets.o, dy_.data(), ld_dy_, h_attn_.data(), ld_attn_, count, grad,
+                 parts);
     });
 
+    for (const GradRun<T>& run : runs) {
+      if (!run.is_prefix || run.prefix_grad == nullptr || !run.prefix_grad->one_layer) continue;
+      for (Buffer<float>* sum : {&run.prefix_grad->dk, &run.prefix_grad->dv}) {
+        std::fill_n(sum->data(), sum->size(), 0.0f);
+      }
+    }
     AttentionBackward(runs, l, last);
 
     const QkNorm head_norm = qk_norm(l);
@@ -435,30 +502,33 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
           kernels.rms_norm(h_.data() + i * ld_h_, x, layer.attn_norm.data(), d, eps);
         }
       });
-      if (offsets.qkv_bias >= 0) {
-        float* dbias = grad + offsets.qkv_bias;
+      add_vector(offsets.qkv_bias, layer.qkv.n, count, [&](float* dbias, idx first, idx n) {
         ParallelChunks(layer.qkv.n, 64, [&](idx j0, idx j1) {
-          for (idx i = 0; i < count; ++i) {
+          for (idx i = first; i < first + n; ++i) {
             for (idx j = j0; j < j1; ++j) dbias[j] += ToF32(dqkv_[i * ld_dqkv_ + j]);
           }
         });
-      }
-      if (offsets.q_norm >= 0) {
+      });
+      for (const bool is_q : {true, false}) {
         const idx dh = config().head_dim;
-        ParallelChunks(2 * RoundUp(dh, 16), 16, [&](idx j0, idx) {
-          const bool is_q = j0 < RoundUp(dh, 16);
-          if (!is_q) j0 -= RoundUp(dh, 16);
-          kernels.head_norm_dgamma(grad + (is_q ? offsets.q_norm : offsets.k_norm),
-                                   is_q ? dq_.data() + row0 * ld_q_ : dk_.data() + row0 * ld_kv_,
-                                   is_q ? ld_q_ : ld_kv_, is_q ? q_pre.data() : k_pre.data(),
-                                   qk_rstd_.data() + (is_q ? 0 : config().num_heads), qk_heads,
-                                   count, is_q ? config().num_heads : config().num_kv_heads, dh, j0,
-                                   std::min(j0 + 16, dh));
-        });
+        const idx heads = is_q ? config().num_heads : config().num_kv_heads;
+        const idx ld = is_q ? ld_q_ : ld_kv_;
+        const float* dy = (is_q ? dq_ : dk_).data() + row0 * ld;
+        const auto& pre = is_q ? q_pre : k_pre;
+        const float* rstd = qk_rstd_.data() + (is_q ? 0 : config().num_heads);
+        add_vector(is_q ? offsets.q_norm : offsets.k_norm, dh, count,
+                   [&](float* dgamma, idx first, idx n) {
+                     ParallelChunks(RoundUp(dh, 16), 16, [&](idx j0, idx) {
+                       kernels.head_norm_dgamma(dgamma, dy + first * ld, ld, pre.data() + first,
+                                                rstd + first * qk_heads, qk_heads, n, heads, dh, j0,
+                                                std::min(j0 + 16, dh));
+                     });
+                   });
       }
       AdapterColumns(layer.qkv, h_.data(), ld_h_, count);
       MultiplyGrad(layer.qkv, qkv_t, dqkv_.data(), ld_dqkv_, count, dh_.data(), nullptr, ld_d_);
-      LinearGrad(layer.qkv, offsets.qkv, dqkv_.data(), ld_dqkv_, h_.data(), ld_h_, count, grad);
+      LinearGrad(layer.qkv, offsets.qkv, dqkv_.data(), ld_dqkv_, h_.data(), ld_h_, count, grad,
+                 parts);
       norm_grad(row0, count, layer.attn_norm.data(), offsets.attn_norm);
     });
     if (layer_done) layer_done(l);
@@ -466,14 +536,18 @@ void Transformer<T>::Backward(float* dresidual, std::span<const GradRow<T>> rows
 }
 
 #define OPO_INSTANTIATE(T)                                                                       \
-  template idx Transformer<T>::backward_row_bytes() const;                                       \
+  template idx Transformer<T>::backward_row_bytes(bool) const;                                   \
   template void Transformer<T>::LogitsGrad(float*, float*, const T*, const T*, idx);             \
+  template void Transformer<T>::ValuesGrad(float*, float*, const float*, const T*, idx);         \
   template void Transformer<T>::FinalNorm(T*, std::span<const GradRow<T>>);                      \
   template void Transformer<T>::FinalNormGrad(float*, float*, const float*,                      \
                                               std::span<const GradRow<T>>);                      \
   template void Transformer<T>::Backward(float*, std::span<const GradRow<T>>,                    \
                                          std::span<const GradRun<T>>, const SlabLayout&, float*, \
-                                         const std::function<void(idx)>&);
+                                         const std::function<void(idx)>&);                       \
+  template void Transformer<T>::Backward(float*, std::span<const GradRow<T>>,                    \
+                                         std::span<const GradRun<T>>, const SlabLayout&,         \
+                                         RowGradients<T>&);
 OPO_INSTANTIATE(float)
 OPO_INSTANTIATE(bf16)
 #undef OPO_INSTANTIATE

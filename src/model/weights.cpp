@@ -22,6 +22,21 @@ std::array<std::uint32_t, 4> DrawBits(std::uint64_t seed, std::uint64_t name, id
                     {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
 }
 
+// A tensor's elements, normal with deviation `std`.
+void DrawNormal(std::uint64_t seed, const std::string& tensor, double std, std::span<float> out) {
+  const std::uint64_t name = Hash64(tensor);
+  ParallelChunks(std::ssize(out), 4096, [&](idx begin, idx end) {
+    for (idx i = begin; i < end; ++i) {
+      // Box-Muller.
+      const auto bits = DrawBits(seed, name, i);
+      const double u = (static_cast<double>(bits[0]) + 1.0) * 0x1.0p-32;
+      const double v = static_cast<double>(bits[1]) * 0x1.0p-32;
+      out[static_cast<std::size_t>(i)] = static_cast<float>(std * std::sqrt(-2.0 * std::log(u)) *
+                                                            std::cos(2.0 * std::numbers::pi * v));
+    }
+  });
+}
+
 // A random model, drawn tensor by tensor.
 class DrawnSource : public ModelSource {
  public:
@@ -33,23 +48,50 @@ class DrawnSource : public ModelSource {
       std::fill(out.begin(), out.end(), spec.name.ends_with(".bias") ? 0.0f : 1.0f);
       return;
     }
-    const std::uint64_t name = Hash64(spec.name);
-    ParallelChunks(spec.size(), 4096, [&](idx begin, idx end) {
-      for (idx i = begin; i < end; ++i) {
-        // Box-Muller.
-        const auto bits = DrawBits(seed_, name, i);
-        const double u = (static_cast<double>(bits[0]) + 1.0) * 0x1.0p-32;
-        const double v = static_cast<double>(bits[1]) * 0x1.0p-32;
-        out[static_cast<std::size_t>(i)] = static_cast<float>(std_ * std::sqrt(-2.0 * std::log(u)) *
-                                                              std::cos(2.0 * std::numbers::pi * v));
-      }
-    });
+    DrawNormal(seed_, spec.name, std_, out);
   }
 
  private:
   ModelConfig config_;
   std::uint64_t seed_;
   double std_;
+};
+
+// A model with other heads than its own.
+class HeadedSource : public ModelSource {
+ public:
+  HeadedSource(std::shared_ptr<const ModelSource> source, const Heads& heads)
+      : source_(std::move(source)), heads_(heads), config_(source_->config()) {
+    fresh_ = heads.values && !config_.has_values;
+    // transformers takes the score from the last token that is no padding, which an answer's EOS
+    // has to be.
+    const auto& eos = config_.eos_ids;
+    if (!heads.logits && std::find(eos.begin(), eos.end(), config_.pad_id) != eos.end()) {
+      config_.pad_id = -1;
+    }
+    config_.has_logits = heads.logits;
+    config_.has_values = heads.values;
+  }
+  const ModelConfig& config() const override { return config_; }
+  std::string StoredType(const TensorSpec& spec) const override {
+    return IsFresh(spec) ? "" : source_->StoredType(spec);
+  }
+  void Read(const TensorSpec& spec, std::span<float> out) const override {
+    if (!IsFresh(spec)) {
+      source_->Read(spec, out);
+    } else if (heads_.std > 0) {
+      DrawNormal(heads_.seed, spec.name, heads_.std, out);
+    } else {
+      std::fill(out.begin(), out.end(), 0.0f);
+    }
+  }
+
+ private:
+  bool IsFresh(const TensorSpec& spec) const { return fresh_ && spec.name == "score.weight"; }
+  std::shared_ptr<const ModelSource> source_;
+  Heads heads_;
+  ModelConfig config_;
+  bool fresh_ = false;
 };
 
 std::vector<TensorSpec> SlabTensors(const ModelConfig& config, SlabOf what) {
@@ -108,7 +150,8 @@ SlabLayout::SlabLayout(const ModelConfig& config, SlabOf what)
   }
   embed = at("model.embed_tokens.weight");
   final_norm = at("model.norm.weight");
-  head = config.tied_embeddings ? embed : at("lm_head.weight");
+  if (config.has_logits) head = config.tied_embeddings ? embed : at("lm_head.weight");
+  score = at("score.weight");
 }
 
 Weights::Weights(ModelConfig config_in, SlabOf what, std::shared_ptr<const ModelSource> base_in)
@@ -133,6 +176,9 @@ void ReadTrained(Weights& weights, const std::string& folder) {
   if (weights.config.lora.on()) {
     const AdapterFile adapter(folder);
     (void)adapter.Fit(weights.config);
+    for (const TensorSpec& t : weights.layout.tensors) {
+      if (!adapter.Has(t)) Fail(ErrorCode::kInput, "{}: tensor '{}' is missing", folder, t.name);
+    }
     FillSlab(weights, adapter);
   } else {
     FillSlab(weights, *OpenModel(folder));
@@ -147,25 +193,59 @@ void SaveTrained(const std::string& folder, const Weights& weights, const std::s
   }
 }
 
-Weights LoadWeights(const std::string& path, SlabOf what) {
+void CheckAnswers(const ModelConfig& config, const std::string& where) {
+  if (config.has_logits) return;
+  Fail(ErrorCode::kInput,
+       "{}: has a value head and no LM head, so it scores answers and cannot write any; give a "
+       "causal language model (a reward model is named by a [[reward]] of kind \"model\")",
+       where);
+}
+
+std::shared_ptr<const ModelSource> WithHeads(std::shared_ptr<const ModelSource> source,
+                                             const Heads& heads, const std::string& where) {
+  OPO_CHECK(heads.logits || heads.values);
+  const ModelConfig& config = source->config();
+  if (heads.logits) CheckAnswers(config, where);
+  if (heads.logits == config.has_logits && heads.values == config.has_values) return source;
+  return std::make_shared<HeadedSource>(std::move(source), heads);
+}
+
+Weights LoadWeights(const std::string& path, SlabOf what, const std::optional<Heads>& heads) {
   if (IsAdapterFolder(path)) {
     const AdapterFile adapter(path);
     std::shared_ptr<const ModelSource> base = OpenModel(adapter.BasePath());
-    const ModelConfig config = adapter.Fit(base->config());
+    const ModelConfig fitted = adapter.Fit(base->config());
+    const Heads wanted = heads.value_or(Heads{fitted.has_logits, fitted.has_values});
+    if (wanted.logits) CheckAnswers(fitted, path);
+    base = WithHeads(std::move(base), wanted, path);
+    ModelConfig config = base->config();
+    config.lora = adapter.lora();
     Weights weights(config, what, std::move(base));
-    FillSlab(weights, adapter);
+    for (const TensorSpec& t : weights.layout.tensors) {
+      const std::span<float> out(weights.slab.data() + t.offset,
+                                 static_cast<std::size_t>(t.size()));
+      if (adapter.Has(t)) {
+        adapter.Read(t, out);
+      } else {  // a value head that the adapter was trained without
+        weights.base->Read(t, out);
+      }
+    }
     return weights;
   }
   std::shared_ptr<const ModelSource> source = OpenModel(path);
+  if (heads.has_value()) source = WithHeads(std::move(source), *heads, path);
   const ModelConfig config = source->config();
   return Weights(config, what, std::move(source));
 }
 
-Weights InitWeights(const ModelConfig& config, std::uint64_t seed, double std) {
+Weights InitWeights(const ModelConfig& config, std::uint64_t seed, double std,
+                    const std::optional<Heads>& heads) {
   ValidateConfig(config, "model.init");
-  ModelConfig base = config;
-  base.lora = {};
-  auto source = std::make_shared<DrawnSource>(base, seed, std);
+  ModelConfig drawn = config;
+  drawn.lora = {};
+  std::shared_ptr<const ModelSource> source = std::make_shared<DrawnSource>(drawn, seed, std);
+  if (heads.has_value()) source = WithHeads(std::move(source), *heads, "model.init");
+  const ModelConfig base = source->config();
   if (!config.lora.on()) return Weights(base, SlabOf::kTrained, std::move(source));
   return AddAdapter(Weights(base, SlabOf::kNothing, std::move(source)), config.lora, seed);
 }
@@ -175,6 +255,11 @@ Weights AddAdapter(Weights model, const LoraConfig& lora, std::uint64_t seed) {
   ModelConfig config = model.config;
   config.lora = lora;
   Weights weights(config, SlabOf::kTrained, std::move(model.base));
+  if (const idx score = weights.layout.score; score >= 0) {
+    const TensorSpec& t = weights.layout.tensors.back();
+    OPO_CHECK(t.offset == score);
+    weights.base->Read(t, {weights.slab.data() + score, static_cast<std::size_t>(t.size())});
+  }
   for (const TensorSpec& t : weights.layout.tensors) {
     if (!t.name.ends_with("lora_A.weight")) continue;  // B is zero
     const std::uint64_t name = Hash64(t.name);
@@ -250,6 +335,7 @@ PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
       ld_embed_(RoundUp(config_.hidden_size, kPad)),
       layers_(static_cast<std::size_t>(config_.num_layers)),
       final_norm_(ld_embed_),
+      score_(config_.has_values ? ld_embed_ : 0),
       embed_(config_.vocab_size * ld_embed_) {
   const idx d = config_.hidden_size;
   const LayerShapes shapes(config_);
@@ -272,11 +358,11 @@ PackedWeights<T>::PackedWeights(const Weights& weights, bool backward)
       layer.k_norm = Buffer<float>(RoundUp(config_.head_dim, kPad));
     }
   }
-  Reader reader(weights, backward && weights.base != nullptr);
+  Reader reader(weights, weights.base != nullptr);
   PackBase(reader);
   base_digest_ = reader.DigestHex();
   PackAdapter(weights);
-  Seal();
+  if (backward_) Seal();
 }
 
 template <class T>
@@ -286,7 +372,7 @@ void PackedWeights<T>::Update(const Weights& weights) {
     PackBase(reader);
   }
   PackAdapter(weights);
-  Seal();
+  if (backward_) Seal();
 }
 
 template <class T>
@@ -325,14 +411,20 @@ void PackedWeights<T>::PackBase(Reader& reader) {
       for (idx i = 0; i < d; ++i) embed_[v * ld_embed_ + i] = FromF32<T>(embed[v * d + i]);
     }
   });
-  const float* head = config_.tied_embeddings ? embed : reader.Get({"lm_head.weight"});
-  head_.Pack(head, d, config_.vocab_size, d);
-  if (backward_) head_t_.PackTransposed(head, d, config_.vocab_size, d);
+  if (config_.has_logits) {
+    const float* head = config_.tied_embeddings ? embed : reader.Get({"lm_head.weight"});
+    head_.Pack(head, d, config_.vocab_size, d);
+    if (backward_) head_t_.PackTransposed(head, d, config_.vocab_size, d);
+  }
+  if (config_.has_values) std::copy_n(reader.Get({"score.weight"}), d, score_.data());
 }
 
 template <class T>
 void PackedWeights<T>::PackAdapter(const Weights& weights) {
   if (!config_.lora.on()) return;
+  if (config_.has_values) {
+    std::copy_n(weights.slab.data() + weights.layout.score, config_.hidden_size, score_.data());
+  }
   const idx rank = config_.lora.rank;
   const auto scale = static_cast<float>(config_.lora.scale());
   Buffer<float> scratch;
@@ -421,6 +513,7 @@ std::vector<typename PackedWeights<T>::Part> PackedWeights<T>::Parts() const {
   add(-1, "the final norm", final_norm_);
   add(-1, "the head", head_.data);
   add(-1, "the head transposed", head_t_.data);
+  add(-1, "the value head", score_);
   add(-1, "the embedding", embed_);
   return parts;
 }
@@ -446,7 +539,7 @@ std::vector<std::uint64_t> PackedWeights<T>::HashParts(std::vector<const Part*>*
 
 template <class T>
 void PackedWeights<T>::Seal() {
-  if (backward_) seals_ = HashParts(nullptr, Parts());
+  seals_ = HashParts(nullptr, Parts());
 }
 
 template <class T>

@@ -2,7 +2,9 @@
 // kernels read.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,8 +42,10 @@ struct SlabLayout {
   explicit SlabLayout(const ModelConfig& config, SlabOf what = SlabOf::kTrained);
   std::vector<TensorSpec> tensors;
   std::vector<LayerOffsets> layers;
-  idx embed = -1, final_norm = -1, head = -1;  // head == embed where they are tied
-  idx size = 0;                                // floats
+  idx embed = -1, final_norm = -1;
+  idx head = -1;   // of the logits; == embed where they are tied
+  idx score = -1;  // of the values
+  idx size = 0;    // floats
 };
 
 struct Weights {
@@ -55,16 +59,38 @@ struct Weights {
   std::string DigestHex() const;
 };
 
+// What a model is to say of a row.
+struct Heads {
+  bool logits = true;
+  bool values = false;
+  // Of a value head that the checkpoint does not have: score.weight is normal with this deviation,
+  // from (seed, element) alone; zero where it is 0.
+  double std = 0;
+  std::uint64_t seed = 0;
+};
+// `source` with these heads and no others. Throws Error(kInput) where it has no LM head to keep;
+// `where` names it.
+std::shared_ptr<const ModelSource> WithHeads(std::shared_ptr<const ModelSource> source,
+                                             const Heads& heads, const std::string& where);
+// Throws Error(kInput) where a model has no LM head, and so cannot answer.
+void CheckAnswers(const ModelConfig& config, const std::string& where);
+
+// The config of a checkpoint, with its adapter where it is a PEFT folder.
+ModelConfig CheckpointShape(const std::string& path);
+
 // A checkpoint (model/load.h) with all of it in the slab, to be trained; or frozen. A PEFT folder
-// is its base, frozen, with the adapter in the slab.
-Weights LoadWeights(const std::string& path, SlabOf what = SlabOf::kTrained);
+// is its base, frozen, with the adapter in the slab. Without `heads`, those that it has.
+Weights LoadWeights(const std::string& path, SlabOf what = SlabOf::kTrained,
+                    const std::optional<Heads>& heads = {});
 // What is trained, as a Hugging Face folder in f32, or as a PEFT folder that names `base`; and back
 // into the slab of the same model.
 void SaveTrained(const std::string& folder, const Weights& weights, const std::string& base);
 void ReadTrained(Weights& weights, const std::string& folder);
 // Draws a model: norms 1, biases 0, everything else normal with deviation `std`, from (seed,
-// tensor, element) alone. With config.lora, that model frozen and a fresh adapter.
-Weights InitWeights(const ModelConfig& config, std::uint64_t seed, double std);
+// tensor, element) alone. With config.lora, that model frozen and a fresh adapter. With `heads`,
+// these and not the config's.
+Weights InitWeights(const ModelConfig& config, std::uint64_t seed, double std,
+                    const std::optional<Heads>& heads = {});
 // The model frozen, with a fresh adapter: A uniform in +-1/sqrt(k) from (seed, tensor, element), B
 // zero, so that it begins as the model itself. `model` is a frozen one.
 Weights AddAdapter(Weights model, const LoraConfig& lora, std::uint64_t seed);
@@ -110,18 +136,21 @@ class PackedWeights {
   };
   const ModelConfig& config() const { return config_; }
   const Layer& layer(idx l) const { return layers_[static_cast<std::size_t>(l)]; }
-  const PackedMatrix<T>& head() const { return head_; }
+  const PackedMatrix<T>& head() const { return head_; }  // empty where there are no logits
   const PackedMatrix<T>& head_t() const { return head_t_; }
   const float* final_norm() const { return final_norm_.data(); }
+  const float* score() const { return score_.data(); }  // (D), not rounded; padded with zeros
   // A row of the embedding, D numbers, padded with zeros.
   const T* embedding(TokenId id) const { return embed_.data() + id * ld_embed_; }
   // XXH3-128 of the frozen tensors as they were read; "" where nothing is frozen.
   const std::string& base_digest() const { return base_digest_; }
   idx bytes() const;
 
-  // With `backward`, every matrix and vector is hashed when it is packed. Which of them is no
-  // longer what was packed, as "layer 3, o_proj"; "" where none is, and where nothing was hashed.
+  // With `backward`, every matrix and vector is hashed when it is packed; else by Seal() alone.
+  // Which of them is no longer what was packed, as "layer 3, o_proj"; "" where none is, and where
+  // nothing was hashed.
   std::string FindFlaw() const;
+  void Seal();
   // For tests and planted faults: byte number i of part number i, both wrap around.
   std::byte* ByteAt(idx i);
 
@@ -133,17 +162,21 @@ class PackedWeights {
   std::vector<Part> Parts() const;
   std::vector<std::uint64_t> HashParts(std::vector<const Part*>* whose,
                                        const std::vector<Part>& parts) const;
-  void Seal();
 
   ModelConfig config_;
   bool backward_;
   idx ld_embed_;
   std::vector<Layer> layers_;
   PackedMatrix<T> head_, head_t_;
-  Buffer<float> final_norm_;
+  Buffer<float> final_norm_, score_;
   Buffer<T> embed_;  // (V, ld_embed)
   std::string base_digest_;
   std::vector<std::uint64_t> seals_;  // of the parts' pieces
 };
+
+// The packed and sealed weights of a checkpoint that nobody trains: one copy for all who name it in
+// one type, as long as one of them holds it.
+template <class T>
+std::shared_ptr<const PackedWeights<T>> FrozenWeights(const std::string& path);
 
 }  // namespace opo

@@ -33,8 +33,10 @@ char LetterAt(std::string_view text, std::size_t at) {
   return Upper(text[at]);
 }
 
+}  // namespace
+
 // The last choice that is announced; else the last line's only capital letter on its own.
-char Choice(std::string_view text) {
+char ChosenLetter(std::string_view text) {
   const std::string lower = LowerCopy(text);
   constexpr std::array<std::string_view, 10> kAnnounced = {
       "<answer>",  "\\boxed", "answer is", "answer:",        "answer **",
@@ -79,16 +81,18 @@ char Choice(std::string_view text) {
   return found == 0 && one ? LetterAt(last, 0) : found;
 }
 
+namespace {
+
 class ChoiceReward final : public RuleReward {
  public:
   RewardResult Judge(const RewardQuery& query) const override {
     if (query.problem.answer.empty()) return NoGoldAnswer();
-    const char gold = Choice(query.problem.answer);
+    const char gold = ChosenLetter(query.problem.answer);
     if (gold == 0) {
       return RewardError("gold",
                          "no choice's letter in the gold answer " + Excerpt(query.problem.answer));
     }
-    const char found = Choice(query.completion);
+    const char found = ChosenLetter(query.completion);
     if (found == 0) return Scored(0, "no choice in the completion");
     return Scored(found == gold ? 1 : 0, std::string("chose ") + found);
   }

@@ -15,7 +15,7 @@ using MakeRewardKind = std::unique_ptr<Reward>(const RewardConfig& config,
                                                const std::string& where);
 MakeRewardKind MakeNumberReward, MakeExactReward, MakeChoiceReward, MakeRegexReward,
     MakeFormatReward, MakeMathReward, MakeCountdownReward, MakeLengthReward, MakeOverlongReward,
-    MakeRepetitionReward, MakeProgramReward, MakeHttpReward, MakeCodeReward;
+    MakeRepetitionReward, MakeProgramReward, MakeHttpReward, MakeCodeReward, MakeModelReward;
 
 // Why answers of the kind "code" cannot be run here; "" where they can.
 std::string SandboxFault();
@@ -24,6 +24,9 @@ std::string SandboxFault();
 // needless zeros, no "-0"; so equal numbers are equal strings, whatever their size. A comma groups
 // only as in 1,234,567; exponents and fractions are no part of a number. Linear in the text.
 std::optional<std::string> LastNumber(std::string_view text);
+
+// The letter, a capital, that a completion chooses; 0: none.
+char ChosenLetter(std::string_view text);
 
 // The inside of the last <tag>...</tag>; nothing where there is none.
 std::optional<std::string_view> LastTag(std::string_view text, std::string_view tag);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "math/judge.h"
 #include "reward/kinds.h"
 
 namespace opo {
@@ -35,12 +36,13 @@ const std::vector<Kind>& Kinds() {
       {"program", MakeProgramReward, {"command", "workers", "timeout_s", "cpu_s", "output_kb"}},
       {"http", MakeHttpReward, {"url", "batch", "retries", "timeout_s", "output_kb"}},
       {"code", MakeCodeReward, {"workers", "timeout_s", "cpu_s", "memory_mb", "output_kb"}},
+      {"model", MakeModelReward, {"path"}},
   };
   return kinds;
 }
 
-const std::set<std::string> kCommonSettings = {"kind",     "name",        "weight",
-                                               "on_error", "error_score", "error_limit"};
+const std::set<std::string> kCommonSettings = {
+    "kind", "name", "weight", "on_error", "error_score", "error_limit", "normalize", "clip"};
 
 const Kind& FindKind(const std::string& name, const std::string& where) {
   for (const Kind& kind : Kinds()) {
@@ -118,6 +120,13 @@ void VisitFields(Fields& f, RewardConfig& c) {
   f.Field("memory_mb", c.memory_mb, "code: address space of a process; 0: any", Range(0, 1 << 20));
   f.Field("output_kb", c.output_kb, "program, http, code: largest output of a call",
           Range(1, 1 << 20));
+  f.Field("path", c.path,
+          "model: the reward model's folder, with a value head (...ForSequenceClassification)");
+  f.Field("normalize", c.normalize,
+          "training divides the values by their running deviation (scale), or takes away their "
+          "running mean before (whiten)",
+          OneOf({"none", "scale", "whiten"}));
+  f.Field("clip", c.clip, "then brings them to [-clip, clip]; 0: no", Range(0, 1e12));
 }
 
 void SetMaxTokens(std::span<RewardConfig> terms, idx max_new_tokens) {
@@ -131,6 +140,23 @@ std::vector<std::string> RewardKinds() {
   std::vector<std::string> names;
   for (const Kind& kind : Kinds()) names.emplace_back(kind.name);
   return names;
+}
+
+bool ReadsAnswers(const std::string& kind) {
+  static const std::set<std::string> kinds = {"number", "exact", "math", "choice", "countdown"};
+  return kinds.count(kind) > 0;
+}
+
+std::string AnswerFound(const std::string& kind, std::string_view gold,
+                        std::string_view completion) {
+  if (kind == "number") return LastNumber(completion).value_or("");
+  if (kind == "exact") return std::string(Trim(completion));
+  if (kind == "choice") {
+    const char letter = ChosenLetter(completion);
+    return letter == 0 ? std::string() : std::string(1, letter);
+  }
+  OPO_CHECK(ReadsAnswers(kind));
+  return JudgeMath(gold, completion).extracted;
 }
 
 void RuleReward::Score(std::span<const RewardQuery> queries, std::span<RewardResult> results,
@@ -247,6 +273,102 @@ void RewardSet::Sum(RewardScores& scores) const {
   }
   if (!any) total.verdict = Verdict::kSkipped;
   if (total.verdict != Verdict::kScored) total.value = 0;
+}
+
+void RewardSet::Prepare(const Tokenizer& policy, DType dtype) {
+  for (const Term& term : terms_) {
+    if (term.reward != nullptr) term.reward->Prepare(policy, dtype);
+  }
+}
+
+std::map<std::string, std::string> RewardSet::Digests() const {
+  std::map<std::string, std::string> digests;
+  for (const Term& term : terms_) {
+    const std::string digest = term.reward == nullptr ? "" : term.reward->Digest();
+    if (!digest.empty()) digests[term.config.name] = digest;
+  }
+  return digests;
+}
+
+void RunningMoments::Add(std::span<const double> values) {
+  if (values.empty()) return;
+  const auto n = static_cast<double>(values.size());
+  double own_mean = 0;
+  double own_sum = 0;  // of squares
+  for (const double v : values) own_mean += v;
+  own_mean /= n;
+  for (const double v : values) own_sum += (v - own_mean) * (v - own_mean);
+  const double all = count + n;
+  const double delta = own_mean - mean;
+  var = (own_sum + var * count + delta * delta * count * n / all) / all;
+  mean += delta * n / all;
+  count = all;
+}
+
+double RunningMoments::std() const {
+  constexpr double kLeast = 1e-8;  // what the first count leaves of equal values is below
+  const double std = count > 1 ? std::sqrt(var * count / (count - 1)) : 0;
+  return std > kLeast ? std : 1;
+}
+
+double RewardSet::Term::Normalized(double value) const {
+  if (config.normalize == "whiten") value -= moments.mean;
+  if (has_moments()) value /= moments.std();
+  return config.clip > 0 ? std::clamp(value, -config.clip, config.clip) : value;
+}
+
+bool RewardSet::normalizes() const {
+  return std::any_of(terms_.begin(), terms_.end(), [](const Term& t) { return t.changes(); });
+}
+
+void RewardSet::Normalize(std::span<RewardScores* const> batch,
+                          std::span<RewardScores* const> others) {
+  for (std::size_t t = 0; t < terms_.size(); ++t) {
+    Term& term = terms_[t];
+    if (!term.changes()) continue;
+    std::vector<double> values;
+    for (const RewardScores* scores : batch) {
+      if (scores->values[t]) values.push_back(*scores->values[t]);
+    }
+    if (term.has_moments()) term.moments.Add(values);
+    for (const auto& list : {batch, others}) {
+      for (RewardScores* scores : list) {
+        if (!scores->values[t]) continue;
+        scores->terms[t]->logged.emplace_back("score", *scores->values[t]);
+        scores->values[t] = term.Normalized(*scores->values[t]);
+      }
+    }
+  }
+  for (const auto& list : {batch, others}) {
+    for (RewardScores* scores : list) {
+      if (scores->total.verdict != Verdict::kScored) continue;
+      double& total = scores->total.value = 0;
+      for (std::size_t t = 0; t < terms_.size(); ++t) {
+        if (scores->values[t]) total += terms_[t].config.weight * *scores->values[t];
+      }
+    }
+  }
+}
+
+std::map<std::string, RunningMoments> RewardSet::moments() const {
+  std::map<std::string, RunningMoments> all;
+  for (const Term& term : terms_) {
+    if (term.has_moments()) all[term.config.name] = term.moments;
+  }
+  return all;
+}
+
+void RewardSet::SetMoments(const std::map<std::string, RunningMoments>& moments,
+                           const std::string& where) {
+  for (Term& term : terms_) {
+    if (!term.has_moments()) continue;
+    const auto it = moments.find(term.config.name);
+    if (it == moments.end()) {
+      Fail(ErrorCode::kInput, "{}: has no running moments of the reward \"{}\"; begin a new run",
+           where, term.config.name);
+    }
+    term.moments = it->second;
+  }
 }
 
 std::string_view Trim(std::string_view text) {

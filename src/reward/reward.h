@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,6 +15,7 @@
 #include "base/fields.h"
 #include "base/types.h"
 #include "data/problem.h"
+#include "text/tokenizer.h"
 
 namespace opo {
 
@@ -27,6 +29,7 @@ struct RewardQuery {
   std::string_view completion;  // special tokens left out
   std::span<const TokenId> tokens;
   FinishReason finish;
+  std::span<const TokenId> prompt_tokens = {};
 };
 
 enum class Verdict {
@@ -68,6 +71,9 @@ struct RewardConfig {
   double cpu_s = 0;                       // program, code: CPU time of a call; 0: timeout_s
   idx memory_mb = 1024;                   // code
   idx output_kb = 1024;                   // program, http, code: largest output of a call
+  std::string path = "";                  // model
+  std::string normalize = "none";         // or "scale", "whiten": RewardSet::Normalize
+  double clip = 0;                        // after that, to [-clip, clip]; 0: not at all
 };
 void VisitFields(Fields& fields, RewardConfig& config);
 
@@ -79,6 +85,10 @@ using ScoredCallback = std::function<void(std::size_t query)>;
 class Reward {
  public:
   virtual ~Reward() = default;
+  // As RewardSet::Prepare; once, before the first Score.
+  virtual void Prepare(const Tokenizer&, DType) {}
+  // XXH3-128 of the weights that it scores with; "": it has none.
+  virtual std::string Digest() const { return ""; }
   // results[i] for queries[i]; on_scored(i), on this thread and in any order, as each is there.
   // Never throws for what a completion holds, and ends in bounded time. Throws Error where nothing
   // can be scored at all: a program that cannot be started.
@@ -94,6 +104,17 @@ class RuleReward : public Reward {
   // Must not throw on any completion text, runs in bounded time, keeps no state: is called from
   // several threads at once.
   virtual RewardResult Judge(const RewardQuery& query) const = 0;
+};
+
+// The mean and variance of all values so far (PPO-max's historical moments, as its code has them:
+// arXiv 2307.04964, OpenLMLab/MOSS-RLHF).
+struct RunningMoments {
+  double count = 1e-24;
+  double mean = 0;
+  double var = 1;  // of the population
+  void Add(std::span<const double> values);
+  // Of the sample; 1 where the values say nothing: fewer than two, or all the same.
+  double std() const;
 };
 
 // What all terms said of one answer.
@@ -122,6 +143,23 @@ class RewardSet {
   void Score(std::span<const RewardQuery> queries, std::span<RewardScores> scores,
              const std::function<void(std::size_t term, std::size_t query)>& on_scored = {});
 
+  // Loads the models among the terms, to be run in `dtype`. Throws Error(kInput) where one is no
+  // reward model, or one of another tokenizer than the policy's: it reads the policy's tokens.
+  void Prepare(const Tokenizer& policy, DType dtype);
+  // Of the terms that are models, by name: XXH3-128 of their weights.
+  std::map<std::string, std::string> Digests() const;
+
+  // What a training batch makes of the values, for terms with `normalize` or `clip`: the running
+  // moments first take in the values of the batch in order; then each value, those of `others` too,
+  // is divided by the deviation ("scale"), or loses the mean before ("whiten"), is clipped, and the
+  // answers are summed anew. Of several ranks all call it with the whole batch.
+  void Normalize(std::span<RewardScores* const> batch, std::span<RewardScores* const> others = {});
+  bool normalizes() const;
+  // By the terms' names, of those with `normalize`: a run's state.
+  std::map<std::string, RunningMoments> moments() const;
+  // Throws Error(kInput) where a term has none, naming `where`.
+  void SetMoments(const std::map<std::string, RunningMoments>& moments, const std::string& where);
+
   std::size_t size() const { return terms_.size(); }
   const std::string& name(std::size_t term) const { return terms_[term].config.name; }
   double weight(std::size_t term) const { return terms_[term].config.weight; }
@@ -130,11 +168,22 @@ class RewardSet {
   struct Term {
     RewardConfig config;
     std::unique_ptr<Reward> reward;
+    RunningMoments moments = {};
+    bool has_moments() const { return config.normalize != "none"; }
+    bool changes() const { return has_moments() || config.clip > 0; }
+    double Normalized(double value) const;
   };
   void Sum(RewardScores& scores) const;
   std::vector<Term> terms_;
 };
 
 std::vector<std::string> RewardKinds();
+
+// The kinds that compare an answer with the gold one, and so can be voted on.
+bool ReadsAnswers(const std::string& kind);
+// The answer that such a kind reads in a completion, in the form that it compares; "": none. Of
+// "math" and "countdown" it is mathematics, of the others equal answers are equal texts.
+std::string AnswerFound(const std::string& kind, std::string_view gold,
+                        std::string_view completion);
 
 }  // namespace opo

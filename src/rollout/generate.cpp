@@ -128,10 +128,12 @@ void FlipKeyOrValue(const char* target, const Segment<T>& segment, const ModelCo
 }
 
 std::uint64_t SealOfToken(const Rollout& rollout, std::size_t t) {
+  const auto bits_of = [t](const std::vector<float>& numbers) {
+    return numbers.empty() ? 0U : std::bit_cast<std::uint32_t>(numbers[t]);
+  };
   const std::array<std::uint32_t, 4> bits = {static_cast<std::uint32_t>(rollout.tokens[t]),
-                                             std::bit_cast<std::uint32_t>(rollout.logprobs[t]),
-                                             std::bit_cast<std::uint32_t>(rollout.entropies[t]),
-                                             std::bit_cast<std::uint32_t>(rollout.sum_sqs[t])};
+                                             bits_of(rollout.logprobs), bits_of(rollout.entropies),
+                                             bits_of(rollout.sum_sqs)};
   return Hash64(std::as_bytes(std::span(bits)));
 }
 
@@ -191,6 +193,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
   const idx ld = model.ld();
   std::deque<std::pair<idx, idx>> waiting;
   std::vector<OpenPrompt<T>> prompts;
+  CheckAnswers(model.config(), "the model");
   CheckLogitBias(config, vocab);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const RolloutGroup& group = groups[g];
@@ -223,7 +226,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
 
   std::vector<Slot<T>> active;  // in order of (group, sample): samples of a prompt share tiles
   Buffer<T> hidden;
-  Buffer<float> logits;
+  Buffer<float> logits, values;
   while (!waiting.empty() || !active.empty()) {
     std::vector<idx> new_groups;
     while (!waiting.empty() && static_cast<idx>(active.size()) < max_slots) {
@@ -262,6 +265,10 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
     hidden.Reserve(batch * ld);
     logits.Reserve(std::min(batch, kLogitRows) * model.ld_logits());
     model.Forward(runs, hidden.data());
+    if (model.config().has_values) {
+      values.Reserve(batch);
+      model.Values(hidden.data(), batch, values.data());
+    }
     for (const Slot<T>& slot : active) FlipKeyOrValue("sample_kv", slot.segment, model.config());
     std::vector<SampledToken> sampled(active.size());
     for (idx first = 0; first < batch; first += kLogitRows) {
@@ -290,6 +297,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       rollout.logprobs.push_back(token.logprob);
       rollout.entropies.push_back(token.entropy);
       rollout.sum_sqs.push_back(token.sum_sq);
+      if (model.config().has_values) rollout.values.push_back(values[static_cast<idx>(i)]);
       rollout.seals.push_back(SealOfToken(rollout, rollout.tokens.size() - 1));
       const SamplingConfig& own = ConfigOf(groups[static_cast<std::size_t>(slot.group)], config);
       const auto& eos = tokenizer.eos_ids();
@@ -334,6 +342,13 @@ std::uint64_t PromptKey(std::string_view id, std::span<const TokenId> tokens, id
   return base + static_cast<std::uint64_t>(occurrence);
 }
 
+void SealTokens(Rollout& rollout) {
+  rollout.seals.clear();
+  for (std::size_t t = 0; t < rollout.tokens.size(); ++t) {
+    rollout.seals.push_back(SealOfToken(rollout, t));
+  }
+}
+
 idx FirstBrokenToken(const Rollout& rollout) {
   for (std::size_t t = 0; t < rollout.tokens.size(); ++t) {
     if (t >= rollout.seals.size() || SealOfToken(rollout, t) != rollout.seals[t]) {
@@ -351,11 +366,13 @@ std::string PlaceOf(const RolloutGroup& group, idx sample, idx token) {
 
 std::string RolloutDigest(std::span<const RolloutGroup> groups) {
   Digest digest;
+  const auto add = [&](const Rollout& rollout) {
+    digest.Add(std::span<const TokenId>(rollout.tokens));
+    digest.Add(std::span<const float>(rollout.logprobs));
+  };
   for (const RolloutGroup& group : groups) {
-    for (const Rollout& rollout : group.rollouts) {
-      digest.Add(std::span<const TokenId>(rollout.tokens));
-      digest.Add(std::span<const float>(rollout.logprobs));
-    }
+    for (const Rollout& rollout : group.rollouts) add(rollout);
+    if (group.greedy.has_value()) add(*group.greedy);
   }
   return digest.Hex();
 }

@@ -1,6 +1,7 @@
 // The answers of a policy, and how they are sampled.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -23,7 +24,8 @@ struct Rollout {
   std::vector<float> logprobs;  // of each token, under softmax(logits / T)
   std::vector<float> entropies;
   std::vector<float> sum_sqs;  // sum over the vocabulary of p^2
-  // A hash of each token and its three numbers, taken when it was sampled (FirstBrokenToken).
+  // A hash of each token and its three numbers, taken when it was sampled (FirstBrokenToken). Of
+  // given answers the numbers may be absent: they are there where something asks for them.
   std::vector<std::uint64_t> seals;
   FinishReason finish = FinishReason::kLength;
   std::string text;  // special tokens left out; cut before a stop string
@@ -31,8 +33,37 @@ struct Rollout {
   RewardScores scores;
   // What the algorithm sees: scores.total.value, or the sum of the normalised terms.
   double reward = 0;
+  double baseline = 0;  // what the algorithm compared the reward with
   double advantage = 0;
+  std::vector<double> token_advantages;  // of each token, where they differ; else empty
+  // Log-probs of the tokens under the frozen reference; empty where nothing asks for them.
+  std::vector<float> reference_logprobs;
+  std::uint64_t reference_seal = 0;  // their hash, taken when they were computed
+  // policy - reference, summed over its learned tokens, behind the refinement prompt.
+  double refined_log_ratio = 0;
+  // Of a given answer (Problem::answers): whether each token is learned; empty: all are.
+  std::vector<bool> learned;
+  // What a value head says at the row before each token: the critic's, or, of a model that has no
+  // other head, its own. Empty where nothing asks for them.
+  std::vector<float> values;
+  std::vector<double> returns;  // what the critic is to say there
+  // Its tokens are those of one step, and it goes on in the next one (rollout.window).
+  bool unfinished = false;
+  double advantage_at(idx t) const {
+    return token_advantages.empty() ? advantage : token_advantages[static_cast<std::size_t>(t)];
+  }
+  bool has_advantage() const {
+    return advantage != 0 || std::any_of(token_advantages.begin(), token_advantages.end(),
+                                         [](double a) { return a != 0; });
+  }
+  bool learns(idx t) const { return learned.empty() || learned[static_cast<std::size_t>(t)]; }
+  idx num_learned() const {
+    return learned.empty() ? length()
+                           : static_cast<idx>(std::count(learned.begin(), learned.end(), true));
+  }
   bool scored() const { return scores.total.verdict == Verdict::kScored; }
+  // Takes part in the loss; an unfinished one has no reward yet.
+  bool counts() const { return scored() || unfinished; }
   idx length() const { return static_cast<idx>(tokens.size()); }
 };
 
@@ -80,6 +111,10 @@ struct RolloutGroup {
   std::uint64_t key = 0;        // the prompt's part of the random numbers' key
   std::vector<TokenId> prompt;  // at least one token
   std::vector<Rollout> rollouts;
+  // The likeliest token each time: what some algorithms compare the samples with.
+  std::optional<Rollout> greedy = std::nullopt;
+  // Its first answer is a demonstration, the others are the policy's: for a reward that learns.
+  bool demonstration = false;
   idx number = 0;       // its place in the batch, of all ranks
   idx tape_group = -1;  // its place on the tape that Generate filled; -1: it is on none
   // Instead of the call's config; its slots are not used.
@@ -143,14 +178,17 @@ using TokenCallback = std::function<void(const TokenEvent&)>;
 // batching: prompts are prefilled once and shared by their samples, and a finished sample's slot
 // goes to the next one in order. A completion depends on its prompt, key, sample number and the
 // config, and on nothing else in the batch. Throws Error(kInput) for an empty prompt or one that
-// leaves no room before `max_position`, and for a logit_bias that does not fit the vocabulary or
-// forbids all of it, and Error(kExactness) for keys and values that changed after they were
-// written. `tape`, if there is one, gets the groups behind those that are on it, and `tape_group`
-// says where.
+// leaves no room before `max_position`, for a model without logits, and for a logit_bias that does
+// not fit the vocabulary or forbids all of it, and Error(kExactness) for keys and values that
+// changed after they were written. `tape`, if there is one, gets the groups behind those that are
+// on it, and `tape_group` says where.
 template <class T>
 void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<RolloutGroup> groups,
               const SamplingConfig& config, const TokenCallback& on_token = {},
               Tape<T>* tape = nullptr);
+
+// Fills `seals`: of tokens that were not sampled, when their numbers, if they get any, are there.
+void SealTokens(Rollout& rollout);
 
 // The first token that is no longer what was sampled, or whose numbers are not; -1: there is none.
 idx FirstBrokenToken(const Rollout& rollout);
@@ -164,8 +202,9 @@ inline constexpr std::string_view kContractBroken =
     "the exactness contract is broken; the weights were not changed. `opo doctor` checks this "
     "machine";
 
-// Fills log-probs, entropies and sums of squares of tokens that are there already, at the given
-// temperature: what Generate would have recorded, had it sampled them (bit for bit).
+// Fills log-probs, entropies, sums of squares and values, as far as the model has the head for
+// them, of tokens that are there already, at the given temperature: what Generate would have
+// recorded, had it sampled them (bit for bit).
 template <class T>
 void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temperature);
 
@@ -173,7 +212,8 @@ void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temp
 // occurrence number in the batch.
 std::uint64_t PromptKey(std::string_view id, std::span<const TokenId> tokens, idx occurrence);
 
-// XXH3-128 over tokens and log-prob bits of all rollouts in order.
+// XXH3-128 over tokens and log-prob bits of all rollouts in order, greedy ones behind their
+// group's.
 std::string RolloutDigest(std::span<const RolloutGroup> groups);
 
 }  // namespace opo

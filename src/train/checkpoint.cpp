@@ -127,15 +127,25 @@ std::string Damage(const Checkpoint& checkpoint, const std::string& run_dir) {
   return "";
 }
 
+// The folder of models[i] in a checkpoint: "" or "critic/".
+std::string PlaceOf(std::span<const CheckpointModel> models, std::size_t i) {
+  return i == 0 ? "" : models[i].name + "/";
+}
+
+// Where a state has what is said of models[i].
+ordered_json& EntryOf(ordered_json& state, std::span<const CheckpointModel> models, std::size_t i) {
+  return i == 0 ? state : state["models"][models[i].name];
+}
+
 std::string NotUsed(const Checkpoint& checkpoint, const std::string& damage) {
   return fmt::format("checkpoint {} is not used: {}", checkpoint.path, damage);
 }
 
 }  // namespace
 
-Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& weights,
-                           AdamW& optimizer, const Tokenizer& tokenizer, const std::string& base,
-                           const ordered_json& state) {
+Checkpoint WriteCheckpoint(const std::string& run_dir, idx step,
+                           std::span<const CheckpointModel> models, const Tokenizer& tokenizer,
+                           ordered_json state) {
   const std::string folder = run_dir + "/checkpoints";
   const std::string final_path = folder + "/" + StepName(step);
   const std::string beside = final_path + std::string(kPartial);
@@ -144,10 +154,18 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
   fs::create_directories(beside, error);
   if (error) Fail(ErrorCode::kWork, "{}: cannot be made: {}", beside, error.message());
   try {
-    SaveTrained(beside + "/model", weights, base);
-    tokenizer.Save(beside + "/model");
-    WriteSafetensors(beside + "/optimizer.safetensors", optimizer.Tensors(), optimizer.dtype(),
-                     {{"steps", std::to_string(optimizer.steps())}});
+    for (std::size_t i = 0; i < models.size(); ++i) {
+      const CheckpointModel& model = models[i];
+      const std::string place = beside + "/" + PlaceOf(models, i);
+      SaveTrained(place + "model", model.weights, model.base);
+      tokenizer.Save(place + "model");
+      const idx steps = model.optimizer.steps();
+      WriteSafetensors(place + "optimizer.safetensors", model.optimizer.Tensors(),
+                       model.optimizer.dtype(), {{"steps", std::to_string(steps)}});
+      ordered_json& entry = EntryOf(state, models, i);
+      entry["optimizer_steps"] = steps;
+      entry["weights_digest"] = model.weights.DigestHex();
+    }
     WriteFileAtomically(beside + "/state.json", state.dump(2) + "\n");
     ordered_json manifest;
     manifest["step"] = step;
@@ -158,7 +176,9 @@ Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& 
     }
     manifest[kOwnDigest] = OwnDigest(manifest);
     WriteFileAtomically(beside + "/manifest.json", manifest.dump(2) + "\n");
-    SyncPath(beside + "/model");
+    for (std::size_t i = 0; i < models.size(); ++i) {
+      SyncPath(beside + "/" + PlaceOf(models, i) + "model");
+    }
   } catch (...) {
     fs::remove_all(beside, error);
     throw;
@@ -193,19 +213,38 @@ std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
        run_dir);
 }
 
-ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights, AdamW& optimizer) {
-  ReadTrained(weights, checkpoint.path + "/model");
-  const std::string path = checkpoint.path + "/optimizer.safetensors";
-  optimizer.Read(SafetensorsFile::Open(path));
+ordered_json ReadCheckpoint(const Checkpoint& checkpoint, std::span<const CheckpointModel> models) {
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    const std::string place = checkpoint.path + "/" + PlaceOf(models, i);
+    ReadTrained(models[i].weights, place + "model");
+    models[i].optimizer.Read(SafetensorsFile::Open(place + "optimizer.safetensors"));
+  }
+  const std::string path = checkpoint.path + "/state.json";
+  auto state = ParseJson<ordered_json>(ReadFile(path), path, "file");
+  SetOptimizerSteps(state, path, models);
   try {
-    const std::string state_path = checkpoint.path + "/state.json";
-    auto state = ParseJson<ordered_json>(ReadFile(state_path), state_path, "file");
-    const auto steps = state.at("optimizer_steps").get<idx>();
-    if (steps < 0) Fail(ErrorCode::kInput, "{}: optimizer_steps: is {}", state_path, steps);
-    optimizer.SetSteps(steps);
-    return state;
+    for (std::size_t i = 0; i < models.size(); ++i) {
+      if (models[i].weights.DigestHex() == EntryOf(state, models, i).at("weights_digest")) continue;
+      Fail(ErrorCode::kInput, "{}/{}model: the weights differ from their digest in state.json",
+           checkpoint.path, PlaceOf(models, i));
+    }
   } catch (const ordered_json::exception& e) {
-    Fail(ErrorCode::kInput, "{}/state.json: {}", checkpoint.path, e.what());
+    Fail(ErrorCode::kInput, "{}: {}", path, e.what());
+  }
+  return state;
+}
+
+void SetOptimizerSteps(const ordered_json& state, const std::string& where,
+                       std::span<const CheckpointModel> models) {
+  try {
+    ordered_json copy = state;
+    for (std::size_t i = 0; i < models.size(); ++i) {
+      const auto steps = EntryOf(copy, models, i).at("optimizer_steps").get<idx>();
+      if (steps < 0) Fail(ErrorCode::kInput, "{}: optimizer_steps: is {}", where, steps);
+      models[i].optimizer.SetSteps(steps);
+    }
+  } catch (const ordered_json::exception& e) {
+    Fail(ErrorCode::kInput, "{}: {}", where, e.what());
   }
 }
 

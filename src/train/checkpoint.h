@@ -4,6 +4,7 @@
 //   RUN/checkpoints/step_000010/model/       a Hugging Face folder, f32 masters: loads anywhere; of
 //                                            an adapter a PEFT folder
 //                              /optimizer.safetensors   m and v, as slabs
+//                              /critic/...              the same of a second model that learns
 //                              /state.json              what a resume needs beside them
 //                              /manifest.json           the step, size and XXH3-128 of every file,
 //                                                       and one over itself
@@ -13,6 +14,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,11 +29,20 @@ struct Checkpoint {
   idx step = 0;
 };
 
-// Returns the folder. `base` is what an adapter's folder names. `state` is kept as it is. Throws
-// Error(kWork) on a full disk; nothing that was there before is touched.
-Checkpoint WriteCheckpoint(const std::string& run_dir, idx step, const Weights& weights,
-                           AdamW& optimizer, const Tokenizer& tokenizer, const std::string& base,
-                           const nlohmann::ordered_json& state);
+// A model of a checkpoint. The first of several is the policy; each other has a folder of its name.
+struct CheckpointModel {
+  std::string name;
+  Weights& weights;
+  AdamW& optimizer;
+  std::string base = "";  // what an adapter's folder names
+};
+
+// Returns the folder. `state` is kept as it is, with "optimizer_steps" and "weights_digest" of the
+// policy, and under "models" those of the others. Throws Error(kWork) on a full disk; nothing that
+// was there before is touched.
+Checkpoint WriteCheckpoint(const std::string& run_dir, idx step,
+                           std::span<const CheckpointModel> models, const Tokenizer& tokenizer,
+                           nlohmann::ordered_json state);
 
 // The newest checkpoint of the run that is whole: its files are those of its manifest, to the bit,
 // and of its step and of this run (RUN/manifest.json). Damaged ones are reported through `warn`.
@@ -41,9 +52,13 @@ std::optional<Checkpoint> FindCheckpoint(const std::string& run_dir,
                                          const std::function<void(const std::string&)>& warn,
                                          idx before = std::numeric_limits<idx>::max());
 
-// Loads weights and moments; returns the state. Throws Error(kInput) naming file and field.
-nlohmann::ordered_json ReadCheckpoint(const Checkpoint& checkpoint, Weights& weights,
-                                      AdamW& optimizer);
+// Loads the models' weights and moments; returns the state. Throws Error(kInput) naming file and
+// field, also where the weights are not those of their digest.
+nlohmann::ordered_json ReadCheckpoint(const Checkpoint& checkpoint,
+                                      std::span<const CheckpointModel> models);
+// The optimizers' steps out of a checkpoint's state. Throws as ReadCheckpoint; `where` names it.
+void SetOptimizerSteps(const nlohmann::ordered_json& state, const std::string& where,
+                       std::span<const CheckpointModel> models);
 
 // Removes what is older than the newest `keep_last` that are whole, but for the one of `best_step`
 // (-1: none), and what is unfinished. Those that it relies on are read again, except

@@ -9,6 +9,8 @@
 #include "base/file.h"
 #include "data/built_in.h"
 #include "model/load.h"
+#include "train/given.h"
+#include "train/learned_reward.h"
 
 namespace opo {
 namespace {
@@ -41,6 +43,8 @@ void ResolvePath(std::string& path, const std::filesystem::path& folder) {
 
 void ResolvePaths(TrainConfig& config, const std::filesystem::path& folder) {
   ResolvePath(config.model.path, folder);
+  const std::string& critic = config.critic.init;
+  if (critic != kCriticOfPolicy && critic != kSharedCritic) ResolvePath(config.critic.init, folder);
   const auto resolve_data = [&](std::string& path) {
     if (!IsBuiltIn(path)) ResolvePath(path, folder);
   };
@@ -48,6 +52,8 @@ void ResolvePaths(TrainConfig& config, const std::filesystem::path& folder) {
   resolve_data(config.data.eval);
   ResolvePath(config.data.pass_rates, folder);
   for (DataMixConfig& set : config.data.mix) resolve_data(set.path);
+  ResolvePath(config.learned_reward.path, folder);
+  ResolvePath(config.learned_reward.pairs, folder);
 }
 
 }  // namespace
@@ -92,6 +98,9 @@ void VisitDataKeys(Fields& f, Config& c, const std::string& otherwise) {
           help("a row's prompt, text or messages; may be dotted, a.b", "prompt"));
   f.Field("answer_key", c.answer_key,
           help("its gold answer", "reward_model.ground_truth, answer, solution or ground_truth"));
+  f.Field("completion_key", c.completion_key,
+          help("of a demonstration: what follows the prompt, text or messages",
+               "completion, or messages with the prompt"));
   f.Field("id_key", c.id_key, help("its id", "id or extra_info.index"));
   f.Field("template", c.template_text,
           help("text around a prompt, which takes the place of {}", "none"));
@@ -115,8 +124,17 @@ void VisitFields(Fields& f, DataConfig& c) {
           Range(0, 0.9));
   VisitDataKeys(f, c, "");
   f.Field("system", c.system, "system message put before every prompt; empty: none");
+  f.Field("learn", c.learn,
+          "of demonstrations: the assistant's tokens, or all but a conversation's first",
+          OneOf({"assistant", "all"}));
   f.Field("prompt_limit", c.prompt_limit, "longest training prompt in tokens", Range(1, kMaxSize));
-  f.Field("overlong", c.overlong, "what happens to a longer one; truncate keeps its last tokens",
+  f.Field(
+      "sequence_limit", c.sequence_limit,
+      "of demonstrations and pairs: longest prompt with an answer, in tokens; 0: what the model "
+      "has positions for",
+      Range(0, kMaxSize));
+  f.Field("overlong", c.overlong,
+          "what happens to a longer one; truncate keeps a prompt's last tokens, an answer's first",
           OneOf({"error", "drop", "truncate"}));
   f.Field("on_bad_row", c.on_bad_row, "what happens to a row that cannot be read",
           OneOf({"fail", "skip"}));
@@ -159,6 +177,9 @@ void VisitFields(Fields& f, RolloutSettings& c) {
           "of dynamic_sampling: prompts drawn a step, in batches; then the batch is filled with "
           "those that were to be replaced",
           Range(1, kMaxCount));
+  f.Field("window", c.window,
+          "t_ppo: new tokens of an answer a step; it goes on in the next one; 0: no such bound",
+          Range(0, kMaxSize));
 }
 
 void VisitFields(Fields& f, AlgorithmConfig& c) {
@@ -169,17 +190,91 @@ void VisitFields(Fields& f, AlgorithmConfig& c) {
           OneOf(std::move(modes)));
   f.Field("norm", c.norm, "constant of seq-mean-token-sum-norm; 0: rollout.max_new_tokens",
           Range(0, kMaxCount));
-  f.Field("clip_low", c.clip_low, "the ratio is clipped at 1 - clip_low (not in exact mode)",
+  f.Field("clip_low", c.clip_low,
+          "the ratio is clipped at 1 - clip_low (not in exact mode); -1: the algorithm's own",
+          Range(kOwn, 1));
+  f.Field("clip_high", c.clip_high,
+          "the ratio is clipped at 1 + clip_high (not in exact mode); -1: the algorithm's own",
+          AtLeast(kOwn));
+  f.Field("clip_dual", c.clip_dual,
+          "bound of the loss where A < 0, times -A; 0 to 1: off; -1: the algorithm's own",
+          AtLeast(kOwn));
+  f.Field("length_exponent", c.length_exponent,
+          "opo, opo_batch, opo_loo: answers weigh length^length_exponent in the baseline",
+          Range(-4, 4));
+  f.Field("handle_zero_tail", c.handle_zero_tail,
+          "otb: no baseline where only the longest answer of a group is left");
+  f.Field("gamma", c.gamma, "reinforce_pp, those with a critic: discount of the return per token",
           Range(0, 1));
-  f.Field("clip_high", c.clip_high, "the ratio is clipped at 1 + clip_high (not in exact mode)",
-          AtLeast(0));
-  f.Field("clip_dual", c.clip_dual, "bound of the loss where A < 0, times -A; 0 to 1: off",
-          AtLeast(0));
+  f.Field("is_weight_cap", c.is_weight_cap, "cispo: largest weight of a token, itself, not - 1",
+          Above(0));
+  f.Field("em_pg_weight", c.em_pg_weight,
+          "em_pg: the reward, its part of the group's, or less the group's mean",
+          OneOf({"reward", "posterior", "centred"}));
+  f.Field("rebel_eta", c.rebel_eta, "rebel: log-ratio for a reward of 1", Above(0));
+  f.Field("margin_coef", c.margin_coef,
+          "reward_model, aihf: times the margin that a pair's row names; 0: it is not looked at",
+          Range(0, 1e6));
+  f.Field(
+      "center_coef", c.center_coef,
+      "reward_model, aihf: of the squared sum of the scores that are compared, which keeps them "
+      "around 0 (TRL's center_rewards_coefficient); 0: none",
+      Range(0, 1e6));
+  f.Field("demo_weight", c.demo_weight,
+          "aihf, aihf_direct: of the demonstrations against the pairs (aihf: the paper's w1, times "
+          "1 / beta); 0: none",
+          Range(0, 1e6));
+  f.Field("aihf_baseline", c.aihf_baseline, "aihf: what the policy's step takes from the reward",
+          OneOf({"opo", "rloo"}));
+  f.Field("step_beta", c.step_beta,
+          "direct_advantage: a step's log-ratio is to be its advantage divided by this", Above(0));
+  f.Field("min_gap", c.min_gap,
+          "direct_advantage: states are left out whose candidates' advantages span less (that the "
+          "paper's gap is max - min is unconfirmed)",
+          Range(0, 1));
+  f.Field("beta", c.beta,
+          "dpo, ipo and what is made of them: how near the reference holds the policy", Above(0));
+  FieldCheck below_half = Range(0, 0.499999);
+  f.Field("label_smoothing", c.label_smoothing,
+          "dpo, sr_dpo, online_dpo, aihf_direct: part of the pairs that may be the wrong way round",
+          below_half);
+  f.Field("divide_by_length", c.divide_by_length,
+          "ipo, sr_ipo: divide an answer's log-ratio by its length, as TRL does; false: its sum");
+  f.Field("sr_lambda", c.sr_lambda,
+          "sr_dpo, sr_ipo: weight of the margin that the policy's own judgement gives", AtLeast(0));
+  f.Field("sr_prompt", c.sr_prompt,
+          "sr_dpo, sr_ipo: put before a prompt to ask the policy for its judgement");
   f.Field("multi_objective_aggregation", c.multi_objective_aggregation,
           "several rewards: their weighted sum, or the sum of each one's deviations in its group",
           OneOf({"sum_then_normalize", "normalize_then_sum"}));
   f.Field("exact", c.exact,
           "exactly on policy: one step a batch, no truncated sampling, every log-prob checked");
+  f.Field("kl_coef", c.kl_coef,
+          "of a KL term that holds the policy near the weights that the run began with; 0: none",
+          AtLeast(0));
+  std::vector<std::string> estimators = Names(KlEstimators());
+  estimators.insert(estimators.begin(), "");
+  f.Field("kl_estimator", c.kl_estimator,
+          "how KL is estimated from a token; empty: k3 in the loss, k1 in the reward",
+          OneOf(std::move(estimators)));
+  f.Field("kl_in", c.kl_in, "where the KL term is", OneOf({"loss", "reward"}));
+  f.Field("entropy_coef", c.entropy_coef,
+          "of the entropy's mean over tokens, which the loss then raises; 0: none", AtLeast(0));
+  f.Field(
+      "gae_lambda", c.gae_lambda,
+      "those with a critic: how far an advantage looks beyond the next token's value; 1: to the "
+      "end",
+      Range(0, 1));
+  f.Field("whiten_advantages", c.whiten_advantages,
+          "those with a critic: to mean 0 and variance 1 over the batch's tokens; empty: the "
+          "algorithm's own",
+          OneOf({"", "yes", "no"}));
+  f.Field("apa_lambda", c.apa_lambda, "apa: the advantage for a log-ratio of 1", Above(0));
+  f.Field("awr_scale", c.awr_scale, "awr: a token weighs exp(awr_scale * advantage)", Above(0));
+  f.Field("kl_target", c.kl_target,
+          "the KL estimate that kl_coef is steered to, step by step; 0: kl_coef stays", AtLeast(0));
+  f.Field("kl_horizon", c.kl_horizon,
+          "of kl_target: answers in which kl_coef can change by a fifth", Above(0));
 }
 
 void VisitFields(Fields& f, LoraSettings& c) {
@@ -193,6 +288,10 @@ void VisitFields(Fields& f, LoraSettings& c) {
 void VisitFields(Fields& f, OptimizerConfig& c) {
   FieldCheck beta = Range(0, 0.999999);
   f.Field("steps", c.steps, "rollout batches in the run", Range(1, kMaxCount));
+  f.Field("max_tokens", c.max_tokens,
+          "end the run after the step in which its prompts and answers come to so many tokens; 0: "
+          "only steps count",
+          Range(0, 1e15));
   f.Field("seed", c.seed, "seed of the prompts' order and of the sampling");
   f.Field("lr", c.lr, "peak learning rate", Range(0, 1));
   f.Field("schedule", c.schedule, "the learning rate after the warm-up",
@@ -237,13 +336,36 @@ void VisitFields(Fields& f, CheckpointConfig& c) {
   f.Field("every", c.every, "steps between checkpoints; 0: only at the end", Range(0, kMaxCount));
   f.Field("keep_last", c.keep_last, "newest checkpoints to keep", Range(1, kMaxCount));
   f.Field("keep_best", c.keep_best, "keep the one with the best evaluation too");
+  f.Field("best_by", c.best_by,
+          "of a reward model: the least loss on held-out pairs, or the highest accuracy",
+          OneOf({"loss", "accuracy"}));
+}
+
+void VisitFields(Fields& f, LearnedRewardSettings& c) {
+  f.Field(
+      "path", c.path,
+      "what it begins as, a reward model or a language model that gets a fresh head; empty: the "
+      "policy's model.path");
+  f.Field("pairs", c.pairs, "preference pairs to learn from: a data file; empty: none");
+  f.Field("pairs_per_step", c.pairs_per_step, "pairs of an update", Range(1, kMaxSize));
+  f.Field("steps", c.steps, "updates a step of the policy", Range(1, 1000));
+  f.Field("lr", c.lr, "peak learning rate; its schedule is that of [train]", Range(0, 1));
+  f.Field("weight_decay", c.weight_decay,
+          "decay of its matrices, which holds the scores that demonstrations drive apart",
+          Range(0, 1));
 }
 
 void VisitFields(Fields& f, MonitorConfig& c) {
   f.Field("kl_every", c.kl_every, "steps between measurements of KL to the start; 0: never",
           Range(0, kMaxCount));
-  f.Field("samples_per_step", c.samples_per_step, "answers a step written to samples.jsonl",
+  f.Field("samples_per_step", c.samples_per_step,
+          "prompts a step whose answers, all of them, are written to samples.jsonl",
           Range(0, kMaxCount));
+  f.Field("tokens_per_step", c.tokens_per_step,
+          "tokens a step written there with their log-probs, entropies and advantages",
+          Range(0, kMaxCount));
+  f.Field("report_every", c.report_every,
+          "steps between writings of the run's report.html; 0: never", Range(0, kMaxCount));
   f.Field("tensorboard", c.tensorboard, "write TensorBoard events too");
 }
 
@@ -261,6 +383,9 @@ void VisitFields(Fields& f, RunConfig& c) {
           "what is left, 0: none",
           Range(-1, kMaxCount));
   f.Field("isa", c.isa, "instruction set path; empty: the best of this machine");
+  f.Field("reference_dir", c.reference_dir,
+          "folder of the reference's log-probs of given answers, which runs can share; empty: "
+          "reference in run.dir");
 }
 
 void VisitFields(Fields& f, TrainConfig& c) {
@@ -270,11 +395,14 @@ void VisitFields(Fields& f, TrainConfig& c) {
   f.Section("rollout", c.rollout, "Sampling");
   f.List("reward", c.reward, "A term of the reward; write [[reward]] again for a sum");
   f.Section("algorithm", c.algorithm, "The algorithm");
+  f.Section("critic", c.critic, "What algorithms with a critic compare rewards with");
   f.Section("train", c.train, "Steps and optimizer");
   f.Section("eval", c.eval, "Evaluation");
   f.Section("checkpoint", c.checkpoint, "Checkpoints");
   f.Section("monitor", c.monitor, "What is measured and written");
   f.Section("run", c.run, "Where and on what it runs");
+  f.Section("learned_reward", c.learned_reward,
+            "aihf: the reward model that learns beside the policy");
 }
 
 TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides,
@@ -283,13 +411,7 @@ TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::stri
   Fields fields = FieldsOf(config);
   std::string name = "opo";
   if (!path.empty()) {
-    std::string text;
-    try {
-      text = ReadFile(path);
-    } catch (const Error& error) {
-      Fail(ErrorCode::kUsage, "config {}", error.what());
-    }
-    fields.LoadToml(text, path);
+    fields.LoadTomlFile(path);
     ResolvePaths(config, std::filesystem::path(path).parent_path());
     name = std::filesystem::path(path).stem().string();
   }
@@ -313,135 +435,6 @@ TrainConfig ParseTrainConfig(const std::string& printed) {
   TrainConfig config;
   FieldsOf(config).LoadToml(printed, "config");
   return config;
-}
-
-void ValidateTrainConfig(const TrainConfig& c, bool asks) {
-  const auto usage = ErrorCode::kUsage;
-  ValidateDataConfig(c.data);
-  if (c.model.path.empty()) {
-    const ModelInitConfig& init = c.model.init;
-    if (init.num_heads % init.num_kv_heads != 0) {
-      Fail(usage, "model.init.num_kv_heads = {}: must divide model.init.num_heads = {}",
-           init.num_kv_heads, init.num_heads);
-    }
-    if (init.head_dim % 2 != 0) {
-      Fail(usage, "model.init.head_dim = {}: must be even", init.head_dim);
-    }
-    if (c.rollout.max_new_tokens >= init.max_position) {
-      Fail(usage,
-           "rollout.max_new_tokens = {}: leaves no room for a prompt in "
-           "model.init.max_position = {}",
-           c.rollout.max_new_tokens, init.max_position);
-    }
-  }
-  if (c.lora.rank > 0) {
-    const auto known = LoraTargets();
-    if (c.lora.targets.empty()) Fail(usage, "lora.targets: is empty; name at least one matrix");
-    for (const std::string& target : c.lora.targets) {
-      if (std::find(known.begin(), known.end(), target) != known.end()) continue;
-      Fail(usage, "lora.targets: \"{}\" is not one of {}", target, fmt::join(known, ", "));
-    }
-  }
-  for (const std::string& stop : c.rollout.stop) {
-    if (stop.empty()) Fail(usage, "rollout.stop: an empty text would end every answer; remove it");
-  }
-  if (c.eval.temperature > 0 && c.eval.temperature < 0.01) {
-    Fail(usage, "eval.temperature = {}: must be 0, for greedy answers, or at least 0.01",
-         c.eval.temperature);
-  }
-  if (c.train.mini_batch > c.rollout.prompts) {
-    Fail(usage, "train.mini_batch = {}: there are only rollout.prompts = {} a step",
-         c.train.mini_batch, c.rollout.prompts);
-  }
-  if (c.rollout.prompts % MiniBatchPrompts(c) != 0) {
-    Fail(usage, "train.mini_batch = {}: must divide rollout.prompts = {}", c.train.mini_batch,
-         c.rollout.prompts);
-  }
-  if (c.train.warmup_steps > c.train.steps) {
-    Fail(usage, "train.warmup_steps = {}: more than train.steps = {}", c.train.warmup_steps,
-         c.train.steps);
-  }
-  if ((c.train.shards & (c.train.shards - 1)) != 0) {
-    Fail(usage, "train.shards = {}: must be a power of two", c.train.shards);
-  }
-  if (c.algorithm.exact) {
-    constexpr const char* kCure = "or, to train off policy, set algorithm.exact = false";
-    if (MiniBatchPrompts(c) != c.rollout.prompts) {
-      Fail(usage,
-           "train.mini_batch = {}: algorithm.exact takes one optimizer step a batch; set "
-           "it to 0 {}",
-           c.train.mini_batch, kCure);
-    }
-    if (c.train.epochs > 1) {
-      Fail(usage,
-           "train.epochs = {}: algorithm.exact takes one optimizer step a batch; set it to "
-           "1 {}",
-           c.train.epochs, kCure);
-    }
-    const char* truncates = c.rollout.top_p < 1   ? "top_p"
-                            : c.rollout.top_k > 0 ? "top_k"
-                            : c.rollout.min_p > 0 ? "min_p"
-                                                  : nullptr;
-    if (truncates) {
-      Fail(usage,
-           "rollout.{}: truncated sampling draws from another policy than is trained, which "
-           "algorithm.exact refuses; remove it {}",
-           truncates, kCure);
-    }
-    const char* penalty = c.rollout.repetition_penalty != 1  ? "repetition_penalty"
-                          : c.rollout.presence_penalty != 0  ? "presence_penalty"
-                          : c.rollout.frequency_penalty != 0 ? "frequency_penalty"
-                                                             : nullptr;
-    if (penalty) {
-      Fail(usage,
-           "rollout.{}: changed logits are another policy than is trained, which algorithm.exact "
-           "refuses; remove it {}",
-           penalty, kCure);
-    }
-  }
-  if (c.rollout.samples == 1) {
-    const std::string& name = c.algorithm.name;
-    if (name == "rloo" || name == "opo" || name == "grpo" || name == "dr_grpo") {
-      Fail(usage,
-           "rollout.samples = 1: algorithm.name = \"{}\" compares the answers to one prompt "
-           "and needs at least 2; or take \"opo_batch\" or \"reinforce\"",
-           name);
-    }
-  }
-  if (LossAggregation(c) == "seq-mean-token-mean" && c.algorithm.name.starts_with("opo")) {
-    Fail(usage,
-         "algorithm.loss_agg = \"seq-mean-token-mean\": divides each answer by its length, "
-         "for which the length-weighted baseline of \"{}\" is the wrong one; take token-mean",
-         c.algorithm.name);
-  }
-  RewardSet(RewardTerms(c), asks);
-}
-
-std::vector<RewardConfig> RewardTerms(const TrainConfig& config) {
-  std::vector<RewardConfig> terms = config.reward;
-  SetMaxTokens(terms, config.rollout.max_new_tokens);
-  return terms;
-}
-
-std::string LossAggregation(const TrainConfig& config) {
-  if (!config.algorithm.loss_agg.empty()) return config.algorithm.loss_agg;
-  return std::string(FindAlgorithm(config.algorithm.name).default_aggregation);
-}
-
-double LossNorm(const TrainConfig& config) {
-  return config.algorithm.norm > 0 ? config.algorithm.norm
-                                   : static_cast<double>(config.rollout.max_new_tokens);
-}
-
-idx MiniBatchPrompts(const TrainConfig& config) {
-  return config.train.mini_batch > 0 ? config.train.mini_batch : config.rollout.prompts;
-}
-
-idx NumShards(const TrainConfig& config) { return std::max<idx>(1, config.train.shards); }
-
-idx EvalMaxNewTokens(const TrainConfig& config) {
-  return config.eval.max_new_tokens > 0 ? config.eval.max_new_tokens
-                                        : config.rollout.max_new_tokens;
 }
 
 }  // namespace opo

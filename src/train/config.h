@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "algo/algorithm.h"
 #include "base/types.h"
 #include "data/data_set.h"
 #include "reward/reward.h"
@@ -61,21 +62,12 @@ struct RolloutSettings {  // [rollout]
   idx slots = 0;
   bool dynamic_sampling = false;
   idx max_draws = 10;
-};
-
-struct AlgorithmConfig {  // [algorithm]
-  std::string name = "opo";
-  std::string loss_agg;
-  double norm = 0;
-  double clip_low = 0.2;
-  double clip_high = 0.2;
-  double clip_dual = 3.0;
-  std::string multi_objective_aggregation = "sum_then_normalize";
-  bool exact = true;
+  idx window = 0;
 };
 
 struct OptimizerConfig {  // [train]
   idx steps = 20;
+  idx max_tokens = 0;
   std::uint64_t seed = 1;
   double lr = 1e-5;
   std::string schedule = "constant";
@@ -94,6 +86,19 @@ struct OptimizerConfig {  // [train]
   idx shards = 0;
 };
 
+struct CriticSettings {  // [critic]
+  std::string init = "policy";
+  double lr = 0;
+  std::string schedule;
+  idx warmup_steps = -1;
+  double clip_value = kOwn;
+  double value_coef = 0.1;
+  idx pretrain_steps = 0;
+};
+// CriticSettings::init, where it is no path.
+inline constexpr std::string_view kCriticOfPolicy = "policy";
+inline constexpr std::string_view kSharedCritic = "shared";
+
 struct EvalConfig {  // [eval]
   idx every = 0;
   idx prompts = 0;
@@ -106,11 +111,14 @@ struct CheckpointConfig {  // [checkpoint]
   idx every = 10;
   idx keep_last = 2;
   bool keep_best = true;
+  std::string best_by = "loss";
 };
 
 struct MonitorConfig {  // [monitor]
   idx kl_every = 0;
   idx samples_per_step = 4;
+  idx tokens_per_step = 1024;
+  idx report_every = 10;
   bool tensorboard = true;
 };
 
@@ -121,6 +129,16 @@ struct RunConfig {  // [run]
   idx memory_mb = 0;
   idx tape_mb = -1;
   std::string isa;
+  std::string reference_dir;
+};
+
+struct LearnedRewardSettings {  // [learned_reward], of aihf
+  std::string path;
+  std::string pairs;
+  idx pairs_per_step = 8;
+  idx steps = 1;
+  double lr = 1e-5;
+  double weight_decay = 0;
 };
 
 struct TrainConfig {
@@ -130,11 +148,13 @@ struct TrainConfig {
   RolloutSettings rollout;
   std::vector<RewardConfig> reward = {RewardConfig{}};
   AlgorithmConfig algorithm;
+  CriticSettings critic;
   OptimizerConfig train;
   EvalConfig eval;
   CheckpointConfig checkpoint;
   MonitorConfig monitor;
   RunConfig run;
+  LearnedRewardSettings learned_reward;
 };
 
 // Defaults, then the file (none if `path` is ""), then the overrides "key=value" in order, then
@@ -146,6 +166,11 @@ struct TrainConfig {
 TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& overrides,
                             bool asks = true);
 
+// The keys of [algorithm] by themselves.
+class Fields;
+void VisitFields(Fields& fields, AlgorithmConfig& config);
+void VisitFields(Fields& fields, CriticSettings& config);
+
 // Commented TOML that LoadTrainConfig and ParseTrainConfig read back to the same values.
 std::string PrintTrainConfig(const TrainConfig& config);
 TrainConfig ParseTrainConfig(const std::string& printed);
@@ -153,12 +178,32 @@ TrainConfig ParseTrainConfig(const std::string& printed);
 // What keys must satisfy together. Throws Error(kUsage) naming the keys and the cure.
 void ValidateTrainConfig(const TrainConfig& config, bool asks = true);
 
+// Of [critic] and rollout.window; ValidateTrainConfig calls it.
+void ValidateCritic(const TrainConfig& config);
+
 // The value that a 0 or "" stands for.
 std::vector<RewardConfig> RewardTerms(const TrainConfig& config);  // reward, with max_tokens
 std::string LossAggregation(const TrainConfig& config);            // algorithm.loss_agg
 double LossNorm(const TrainConfig& config);                        // algorithm.norm
 idx MiniBatchPrompts(const TrainConfig& config);                   // train.mini_batch
+std::string KlEstimator(const AlgorithmConfig& config);            // algorithm.kl_estimator
 idx NumShards(const TrainConfig& config);                          // train.shards, of one rank
 idx EvalMaxNewTokens(const TrainConfig& config);                   // eval.max_new_tokens
+
+// What follows from several keys.
+bool KlInLoss(const AlgorithmConfig& config);
+bool KlInReward(const AlgorithmConfig& config);
+bool TermsNeedReference(const AlgorithmConfig& config);  // in the loss, or in the reward
+bool NeedsReference(const TrainConfig& config);          // the weights that the run began with
+bool LearnsReward(const TrainConfig& config);            // a reward model beside the policy
+bool NeedsGreedy(const TrainConfig& config);  // an answer of likeliest tokens to each prompt
+// The learning weights' log-probs of an update's answers, before it: the loss of a token depends on
+// others. A batch's first update has those of sampling.
+bool NeedsPolicyScores(const TrainConfig& config);
+idx UpdatesPerBatch(const TrainConfig& config);
+bool NeedsCritic(const TrainConfig& config);
+bool SharesCritic(const TrainConfig& config);  // the policy has a value head
+double ValueClip(const TrainConfig& config);   // critic.clip_value; 0: none
+OptimizerConfig CriticOptimizer(const TrainConfig& config);
 
 }  // namespace opo

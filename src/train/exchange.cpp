@@ -38,6 +38,8 @@ void PackRollout(Packer& out, const Rollout& r) {
   out.Put(r.logprobs);
   out.Put(r.entropies);
   out.Put(r.sum_sqs);
+  out.Put(r.reference_logprobs);
+  out.Put(r.values);
   out.Put(r.seals);
   out.Put(r.finish);
   out.Put(r.text);
@@ -57,6 +59,8 @@ void UnpackRollout(Unpacker& in, Rollout& r) {
   in.Get(r.logprobs);
   in.Get(r.entropies);
   in.Get(r.sum_sqs);
+  in.Get(r.reference_logprobs);
+  in.Get(r.values);
   in.Get(r.seals);
   in.Get(r.finish);
   in.Get(r.text);
@@ -73,6 +77,12 @@ void UnpackRollout(Unpacker& in, Rollout& r) {
 
 }  // namespace
 
+std::vector<int> InTurn(const Comm& comm, std::size_t groups) {
+  std::vector<int> owner(groups);
+  for (std::size_t i = 0; i < groups; ++i) owner[i] = static_cast<int>(i) % comm.size();
+  return owner;
+}
+
 void ShareGroups(Comm& comm, std::span<RolloutGroup> groups, std::span<const int> owner,
                  const std::function<void(std::span<RolloutGroup>)>& work) {
   if (comm.alone()) return work(groups);
@@ -84,6 +94,8 @@ void ShareGroups(Comm& comm, std::span<RolloutGroup> groups, std::span<const int
   Packer out;
   for (const RolloutGroup& group : own) {
     for (const Rollout& rollout : group.rollouts) PackRollout(out, rollout);
+    out.Put(group.greedy.has_value());
+    if (group.greedy.has_value()) PackRollout(out, *group.greedy);
   }
   const std::vector<std::string> all = comm.AllGather(out.Take());
   std::vector<Unpacker> in(all.begin(), all.end());
@@ -93,8 +105,43 @@ void ShareGroups(Comm& comm, std::span<RolloutGroup> groups, std::span<const int
       groups[i] = std::move(own[next++]);
       continue;
     }
-    for (Rollout& rollout : groups[i].rollouts) {
-      UnpackRollout(in[static_cast<std::size_t>(owner[i])], rollout);
+    Unpacker& from = in[static_cast<std::size_t>(owner[i])];
+    for (Rollout& rollout : groups[i].rollouts) UnpackRollout(from, rollout);
+    if (from.Get<bool>()) UnpackRollout(from, groups[i].greedy.emplace());
+  }
+}
+
+std::vector<std::size_t> PlacesOfGroups(std::span<const idx> counts, std::span<const int> owner,
+                                        int ranks) {
+  OPO_CHECK(owner.size() == counts.size());
+  // next[r]: where what is not placed yet of rank r begins.
+  std::vector<std::size_t> next(static_cast<std::size_t>(ranks) + 1);
+  for (std::size_t g = 0; g < counts.size(); ++g) {
+    next[static_cast<std::size_t>(owner[g]) + 1] += static_cast<std::size_t>(counts[g]);
+  }
+  for (std::size_t r = 1; r < next.size(); ++r) next[r] += next[r - 1];
+  std::vector<std::size_t> places;
+  for (std::size_t g = 0; g < counts.size(); ++g) {
+    std::size_t& at = next[static_cast<std::size_t>(owner[g])];
+    places.push_back(at);
+    at += static_cast<std::size_t>(counts[g]);
+  }
+  return places;
+}
+
+void AgreeOn(Comm& comm, const nlohmann::ordered_json& manifest) {
+  using nlohmann::ordered_json;
+  const std::vector<std::string> all = comm.AllGather(manifest.dump());
+  const ordered_json root = ordered_json::parse(all.front());
+  for (std::size_t r = 1; r < all.size(); ++r) {
+    const ordered_json theirs = ordered_json::parse(all[r]);
+    for (const auto& [key, value] : root.items()) {
+      if (theirs.value(key, ordered_json()) == value) continue;
+      Fail(ErrorCode::kUsage,
+           "rank {} ({}): `{}` is {} there and {} at rank 0 ({}); all ranks need the same "
+           "program, model and data, and an instruction-set path that all machines have (run.isa)",
+           r, comm.host(static_cast<int>(r)), key, theirs.value(key, ordered_json()).dump(),
+           value.dump(), comm.host(0));
     }
   }
 }

@@ -4,11 +4,9 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <deque>
 
 #include "base/error.h"
 #include "base/parallel.h"
-#include "base/rng.h"
 #include "model/seals.h"
 
 namespace opo {
@@ -16,9 +14,18 @@ namespace {
 
 idx PrefixRows(const RolloutGroup& group) { return static_cast<idx>(group.prompt.size()) - 1; }
 
+// Forgets the open group at the end, also of an error, after which its prompt, which may stand on
+// the caller's tape, can be gone before the learner is.
+template <class Open>
+struct Resets {
+  explicit Resets(std::unique_ptr<Open>& group) : open(group) {}
+  std::unique_ptr<Open>& open;
+  ~Resets() { open.reset(); }
+};
+
 bool HasGradient(const LearnGroup& g) {
   for (std::size_t i = 0; i < g.group->rollouts.size(); ++i) {
-    if (g.weights[i] != 0 && g.group->rollouts[i].advantage != 0) return true;
+    if (g.weights[i] != 0 && (g.more_terms || g.group->rollouts[i].has_advantage())) return true;
   }
   return false;
 }
@@ -27,9 +34,13 @@ bool HasGradient(const LearnGroup& g) {
 
 void LearnResult::Add(const LearnResult& other) {
   loss += other.loss;
+  kl_loss += other.kl_loss;
   tokens += other.tokens;
   clipped += other.clipped;
   clipped_lower += other.clipped_lower;
+  value_loss += other.value_loss;
+  value_clipped += other.value_clipped;
+  value_sum += other.value_sum;
   kl_sum += other.kl_sum;
   compared_tokens += other.compared_tokens;
   mismatched_tokens += other.mismatched_tokens;
@@ -43,9 +54,10 @@ void LearnResult::Add(const LearnResult& other) {
   rows_forward += other.rows_forward;
   rows_learned += other.rows_learned;
   rows_rerun += other.rows_rerun;
+  rows_padding += other.rows_padding;
 }
 
-std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens) {
+std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens, bool pack) {
   std::vector<Unit> units;
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const RolloutGroup& group = *groups[g].group;
@@ -65,6 +77,12 @@ std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens) 
     }
     unit.last = true;
     units.push_back(unit);
+  }
+  idx packed = 0;
+  for (std::size_t u = 0; pack && u + 1 < units.size(); ++u) {
+    packed += units[u].rows();
+    units[u].joins = packed + units[u + 1].rows() <= unit_tokens;
+    if (!units[u].joins) packed = 0;
   }
   return units;
 }
@@ -98,7 +116,7 @@ struct Learner<T>::MicroBatch {
   std::vector<GradRow<T>> rows;     // of the body: units padded
   std::vector<TokenId> row_tokens;  // what each body row was fed; -1 for padding
   std::vector<GradRun<T>> grad_runs;
-  std::vector<GradRow<T>> head_rows;  // samples only, each unit padded
+  std::vector<GradRow<T>> head_rows;  // samples' learned tokens, each unit or pack padded
   std::vector<Target> targets;        // one a head row
 };
 
@@ -118,16 +136,18 @@ idx Learner<T>::row_bytes(Record record) const {
              static_cast<idx>(sizeof(T)) / kKeyBlock;
 }
 
-// How a unit is run, and the bytes that it takes: records in full where they fit, else layer by
-// layer.
+// How a unit or a pack is run: records in full where they fit, else layer by layer.
 template <class T>
-typename Learner<T>::PlannedUnit Learner<T>::Plan(std::span<const LearnGroup> groups,
-                                                  const Unit& unit, const Tape<T>* tape,
-                                                  idx& bytes) const {
-  const idx rows = RoundUp(unit.sample_rows + unit.prefix_rows, kRowBlock);
+std::vector<typename Learner<T>::PlannedUnit> Learner<T>::Plan(std::span<const LearnGroup> groups,
+                                                               std::span<const Unit> pack,
+                                                               const Tape<T>* tape,
+                                                               idx& bytes) const {
+  idx rows = 0;
   idx taped = 0;
-  if (const idx g = groups[static_cast<std::size_t>(unit.group)].tape_group;
-      tape != nullptr && g >= 0) {
+  for (const Unit& unit : pack) {
+    rows += unit.sample_rows + unit.prefix_rows;
+    const idx g = groups[static_cast<std::size_t>(unit.group)].tape_group;
+    if (tape == nullptr || g < 0) continue;
     const auto& group = tape->groups[static_cast<std::size_t>(g)];
     if (group.prefix.record() != Record::kNone) taped += unit.prefix_rows;
     for (idx s = unit.first_sample; s < unit.first_sample + unit.num_samples; ++s) {
@@ -135,14 +155,19 @@ typename Learner<T>::PlannedUnit Learner<T>::Plan(std::span<const LearnGroup> gr
       if (sample.record() != Record::kNone) taped += sample.length();
     }
   }
+  rows = RoundUp(rows, kRowBlock);
   for (const Record record : {Record::kAll, Record::kResiduals}) {
     bytes = (rows - taped) * row_bytes(record) + taped * row_bytes(Record::kNone);
-    if (bytes <= config_.memory_bytes) return {unit, record};
+    if (bytes > config_.memory_bytes) continue;
+    std::vector<PlannedUnit> planned;
+    for (const Unit& unit : pack) planned.push_back({unit, record});
+    return planned;
   }
   Fail(ErrorCode::kUsage,
        "run.memory_mb: {} rows of one unit need {} MB for learning, {} MB are planned; raise "
-       "run.memory_mb, or lower train.unit_tokens or rollout.max_new_tokens",
-       rows, (bytes >> 20) + 1, config_.memory_bytes >> 20);
+       "run.memory_mb, or lower train.unit_tokens and {}",
+       rows, (bytes >> 20) + 1, config_.memory_bytes >> 20,
+       config_.pack ? "data.sequence_limit" : "rollout.max_new_tokens");
 }
 
 template <class T>
@@ -161,20 +186,29 @@ LearnResult Learner<T>::Accumulate(std::span<const LearnGroup> all, const LossFu
   }
   LearnResult result;
   lookup_.clear();
-  open_.reset();
+  const Resets closes(open_);
+  const std::vector<Unit> cut = CutUnits(groups, config_.unit_tokens, config_.pack);
   std::vector<PlannedUnit> units;
+  std::vector<std::size_t> ends;  // of the packs, among the units
   std::vector<idx> bytes;
-  for (const Unit& unit : CutUnits(groups, config_.unit_tokens)) {
+  while (units.size() < cut.size()) {
+    const std::size_t first = units.size();
+    std::size_t end = first + 1;
+    while (cut[end - 1].joins) ++end;
     bytes.push_back(0);
-    units.push_back(Plan(groups, unit, tape, bytes.back()));
+    const auto pack = Plan(groups, std::span(cut).subspan(first, end - first), tape, bytes.back());
+    units.insert(units.end(), pack.begin(), pack.end());
+    ends.push_back(end);
   }
-  for (std::size_t first = 0; first < units.size();) {
+  std::size_t begin = 0;
+  for (std::size_t first = 0; first < ends.size();) {
     idx used = bytes[first];
     std::size_t end = first + 1;
-    while (end < units.size() && used + bytes[end] <= config_.memory_bytes) used += bytes[end++];
-    RunMicroBatch(groups, std::span(units).subspan(first, end - first), loss, grad, tape,
-                  end == units.size() ? layer_done : nullptr, result);
+    while (end < ends.size() && used + bytes[end] <= config_.memory_bytes) used += bytes[end++];
+    RunMicroBatch(groups, std::span(units).subspan(begin, ends[end - 1] - begin), loss, grad, tape,
+                  end == ends.size() ? layer_done : nullptr, result);
     ++result.micro_batches;
+    begin = ends[end - 1];
     first = end;
   }
   const idx d = model_.config().hidden_size;
@@ -190,11 +224,11 @@ LearnResult Learner<T>::Compare(const RolloutGroup& group) {
   LearnGroup one{&group, std::vector<double>(group.rollouts.size(), 0.0)};
   const std::span<const LearnGroup> groups(&one, 1);
   LearnResult result;
-  open_.reset();
+  const Resets closes(open_);
   for (const Unit& unit : CutUnits(groups, config_.unit_tokens)) {
     idx bytes = 0;
-    const PlannedUnit planned = Plan(groups, unit, nullptr, bytes);
-    RunMicroBatch(groups, {&planned, 1}, nullptr, nullptr, nullptr, nullptr, result);
+    const auto planned = Plan(groups, {&unit, 1}, nullptr, bytes);
+    RunMicroBatch(groups, planned, nullptr, nullptr, nullptr, nullptr, result);
   }
   return result;
 }
@@ -273,15 +307,17 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
       micro.grad_runs.push_back(
           {segment, prefix, prefix_grad, false, static_cast<idx>(micro.rows.size())});
       for (idx r = 0; r < count; ++r) {
-        micro.head_rows.push_back({segment, r});
-        micro.targets.push_back({&group, &rollout, r, learn.weights[static_cast<std::size_t>(s)],
-                                 static_cast<idx>(micro.rows.size())});
+        if (rollout.learns(r)) {
+          micro.head_rows.push_back({segment, r});
+          micro.targets.push_back({&group, &rollout, r, learn.weights[static_cast<std::size_t>(s)],
+                                   static_cast<idx>(micro.rows.size())});
+        }
         micro.rows.push_back({segment, r});
         micro.row_tokens.push_back(input[static_cast<std::size_t>(r)]);
       }
       result.rows_learned += count;
     }
-    while (micro.head_rows.size() % kRowBlock != 0) {
+    while (!unit.joins && micro.head_rows.size() % kRowBlock != 0) {
       micro.head_rows.push_back({});
       micro.targets.push_back({});
     }
@@ -294,9 +330,10 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
       }
       result.rows_learned += unit.prefix_rows;
     }
-    while (micro.rows.size() % kRowBlock != 0) {
+    while (!unit.joins && micro.rows.size() % kRowBlock != 0) {
       micro.rows.push_back({});
       micro.row_tokens.push_back(-1);
+      ++result.rows_padding;
     }
     if (unit.last) micro.groups.push_back(std::move(open_));
   }
@@ -312,7 +349,8 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
 template <class T>
 void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const LossFunction* loss,
                       float* grad, LearnResult& result) {
-  const idx vocab = model_.config().vocab_size;
+  const ModelConfig& model = model_.config();
+  const idx vocab = model.vocab_size;
   const idx ld = model_.ld();
   const idx ld_logits = model_.ld_logits();
   const Kernels& kernels = ActiveKernels();
@@ -320,17 +358,19 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
   const idx body_rows = static_cast<idx>(micro.rows.size());
   const idx chunk_rows = std::min(kHeadRows, num_rows);
   hidden_.Reserve(chunk_rows * ld);
-  logits_.Reserve(chunk_rows * ld_logits);
+  if (model.has_logits) logits_.Reserve(chunk_rows * ld_logits);
+  if (model.has_values) values_.Reserve(chunk_rows);
   if (loss != nullptr) {
-    dlogits_.Reserve(chunk_rows * ld_logits);
+    if (model.has_logits) dlogits_.Reserve(chunk_rows * ld_logits);
+    if (model.has_values) dvalues_.Reserve(chunk_rows);
     dhidden_.Reserve(chunk_rows * ld);
     dhead_rows_.Reserve(chunk_rows * ld);
     dresidual_.Reserve(body_rows * ld);
     std::fill_n(dresidual_.data(), body_rows * ld, 0.0f);
   }
   struct RowResult {
-    TokenLoss loss;
-    float policy = 0;
+    TokenTerms terms;
+    float logprob = 0;
   };
   std::vector<RowResult> row_results;
   for (idx first = 0; first < num_rows; first += kHeadRows) {
@@ -339,38 +379,70 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
         std::span<const GradRow<T>>(micro.head_rows)
             .subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
     model_.FinalNorm(hidden_.data(), chunk);
-    model_.Logits(hidden_.data(), rows, logits_.data());
+    if (model.has_logits) model_.Logits(hidden_.data(), rows, logits_.data());
+    if (model.has_values) model_.Values(hidden_.data(), rows, values_.data());
     row_results.assign(static_cast<std::size_t>(rows), {});
     ParallelFor(rows, [&](idx r) {
       const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
-      T* dlogits = loss != nullptr ? dlogits_.data() + r * ld_logits : nullptr;
+      T* dlogits = loss != nullptr && model.has_logits ? dlogits_.data() + r * ld_logits : nullptr;
       if (target.rollout == nullptr) {
         if (dlogits != nullptr) std::fill_n(dlogits, ld_logits, T{});
+        if (loss != nullptr && model.has_values) dvalues_[r] = 0;
         return;
       }
-      thread_local std::vector<float> block_sums;
-      block_sums.resize(static_cast<std::size_t>(CeilDiv(ld_logits, kHeadBlock)));
-      float* logits = logits_.data() + r * ld_logits;
-      const auto t = static_cast<std::size_t>(target.token);
-      const TokenId id = target.rollout->tokens[t];
-      const TokenStats stats =
-          kernels.head_stats(logits, vocab, config_.inv_temperature, id, block_sums.data());
       RowResult& out = row_results[static_cast<std::size_t>(r)];
-      out.policy = stats.logprob;
+      float* logits = logits_.data() + r * ld_logits;
+      TokenStats stats;
+      TokenId id = 0;
+      HeadOutput output;
+      if (model.has_values) output.policy = output.value = static_cast<double>(values_[r]);
+      if (model.has_logits) {
+        thread_local std::vector<float> block_sums;
+        block_sums.resize(static_cast<std::size_t>(CeilDiv(ld_logits, kHeadBlock)));
+        id = target.rollout->tokens[static_cast<std::size_t>(target.token)];
+        stats = kernels.head_stats(logits, vocab, config_.inv_temperature, id, block_sums.data());
+        out.logprob = stats.logprob;
+        output.policy = static_cast<double>(stats.logprob);
+      }
+      if (loss == nullptr) return;
+      out.terms = (*loss)(*target.rollout, target.token, output);
+      OPO_CHECK(model.has_values || out.terms.dvalue == 0);
+      if (model.has_values) {
+        const double dvalue = out.terms.dvalue + (model.has_logits ? 0 : out.terms.loss.dlogprob);
+        dvalues_[r] = static_cast<float>(target.weight * dvalue);
+      }
       if (dlogits == nullptr) return;
-      out.loss =
-          (*loss)(static_cast<double>(stats.logprob),
-                  static_cast<double>(target.rollout->logprobs[t]), target.rollout->advantage);
-      kernels.of<T>().head_grad(dlogits, logits, vocab, config_.inv_temperature, stats.lse, id,
-                                static_cast<float>(target.weight * out.loss.dlogprob));
+      const auto coef = static_cast<float>(target.weight * out.terms.loss.dlogprob);
+      if (out.terms.dentropy == 0) {
+        kernels.of<T>().head_grad(dlogits, logits, vocab, config_.inv_temperature, stats.lse, id,
+                                  coef);
+      } else {
+        kernels.of<T>().head_entropy_grad(dlogits, logits, vocab, config_.inv_temperature, stats,
+                                          id, coef,
+                                          static_cast<float>(target.weight * out.terms.dentropy));
+      }
     });
     for (idx r = 0; r < rows; ++r) {
       const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
       if (target.rollout == nullptr) continue;
       const RowResult& out = row_results[static_cast<std::size_t>(r)];
-      const float sampled = target.rollout->logprobs[static_cast<std::size_t>(target.token)];
-      ++result.compared_tokens;
-      if (std::bit_cast<std::uint32_t>(sampled) != std::bit_cast<std::uint32_t>(out.policy)) {
+      bool compared = false;
+      bool same = true;
+      // What was recorded before, if it was; returns by how much this is less.
+      const auto compare = [&](const std::vector<float>& recorded, float now) {
+        if (recorded.empty()) return 0.0;
+        const float then = recorded[static_cast<std::size_t>(target.token)];
+        compared = true;
+        same = same && std::bit_cast<std::uint32_t>(then) == std::bit_cast<std::uint32_t>(now);
+        const double difference = static_cast<double>(then) - static_cast<double>(now);
+        result.logprob_diff_max = std::max(result.logprob_diff_max, std::abs(difference));
+        return difference;
+      };
+      double kl = 0;
+      if (model.has_logits) kl = compare(target.rollout->logprobs, out.logprob);
+      if (model.has_values) compare(target.rollout->values, values_[r]);
+      result.compared_tokens += compared ? 1 : 0;
+      if (!same) {
         ++result.mismatched_tokens;
         if (result.mismatched_group < 0) {
           result.mismatched_group = target.group->number;
@@ -378,18 +450,27 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
           result.mismatched_token = target.token;
         }
       }
-      const double difference = static_cast<double>(sampled) - static_cast<double>(out.policy);
-      result.logprob_diff_max = std::max(result.logprob_diff_max, std::abs(difference));
       if (loss == nullptr) continue;
       ++result.tokens;
-      result.loss += target.weight * out.loss.loss;
-      result.clipped += out.loss.clipped ? 1 : 0;
-      result.clipped_lower += out.loss.clipped_lower ? 1 : 0;
-      result.kl_sum += difference;
+      result.loss += target.weight * out.terms.loss.loss;
+      result.kl_loss += target.weight * out.terms.kl;
+      result.clipped += out.terms.loss.clipped ? 1 : 0;
+      result.clipped_lower += out.terms.loss.clipped_lower ? 1 : 0;
+      result.kl_sum += kl;
+      result.value_loss += target.weight * out.terms.value_loss;
+      result.value_clipped += out.terms.value_clipped ? 1 : 0;
+      if (model.has_values) result.value_sum += static_cast<double>(values_[r]);
     }
     if (loss == nullptr) continue;
     const auto place = [&](idx offset) { return offset < 0 ? nullptr : grad + offset; };
-    model_.LogitsGrad(dhidden_.data(), place(layout_.head), dlogits_.data(), hidden_.data(), rows);
+    if (model.has_logits) {
+      model_.LogitsGrad(dhidden_.data(), place(layout_.head), dlogits_.data(), hidden_.data(),
+                        rows);
+    }
+    if (model.has_values) {
+      model_.ValuesGrad(dhidden_.data(), place(layout_.score), dvalues_.data(), hidden_.data(),
+                        rows);
+    }
     model_.FinalNormGrad(dhead_rows_.data(), place(layout_.final_norm), dhidden_.data(), chunk);
     for (idx r = 0; r < rows; ++r) {
       const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
@@ -431,110 +512,7 @@ void Learner<T>::CheckTaped(const typename Tape<T>::Group& taped, const LearnGro
   }
 }
 
-template <class T>
-typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGroup> groups,
-                                                       const Tape<T>& tape, std::uint64_t seed,
-                                                       std::uint64_t step, idx max_rows) {
-  // The taped segments in a seeded order.
-  constexpr std::size_t kPrompt = ~std::size_t{0};  // instead of a sample: the prompt's rows
-  struct Candidate {
-    std::uint64_t rank;
-    std::size_t group, sample;
-    const Segment<T>* taped;
-  };
-  std::vector<Candidate> candidates;
-  const auto offer = [&](std::size_t g, std::size_t s, const Segment<T>& taped) {
-    if (taped.record() == Record::kNone) return;
-    const auto bits =
-        Philox4x32({static_cast<std::uint32_t>(g), static_cast<std::uint32_t>(s),
-                    static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32)},
-                   {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
-    candidates.push_back({(std::uint64_t{bits[0]} << 32) | bits[1], g, s, &taped});
-  };
-  const auto taped_group = [&](std::size_t g) -> const typename Tape<T>::Group& {
-    return tape.groups[static_cast<std::size_t>(groups[g].tape_group)];
-  };
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    if (groups[g].tape_group < 0) continue;
-    const auto& taped = taped_group(g);
-    offer(g, kPrompt, taped.prefix);
-    for (std::size_t s = 0; s < taped.samples.size(); ++s) offer(g, s, taped.samples[s]);
-  }
-  std::sort(candidates.begin(), candidates.end(),
-            [](const Candidate& a, const Candidate& b) { return a.rank < b.rank; });
-
-  // A window of each, as long as rows are left: it begins at a block of records, anywhere.
-  struct Window {
-    const Segment<T>* taped;
-    Segment<T>* again;
-    idx first;
-    std::size_t group, sample;
-  };
-  std::deque<Segment<T>> segments;
-  std::map<std::size_t, Segment<T>*> prefixes;  // by group
-  std::deque<std::vector<TokenId>> inputs;
-  std::vector<Run<T>> runs;
-  std::vector<Window> windows;
-  for (const Candidate& c : candidates) {
-    if (max_rows <= 0) break;
-    const RolloutGroup& group = groups[c.group];
-    const idx length = c.taped->length();
-    const idx count = std::min(length, max_rows);
-    const idx places = (length - count) / kActivationRows + 1;
-    const idx first =
-        static_cast<idx>(c.rank % static_cast<std::uint64_t>(places)) * kActivationRows;
-    max_rows -= count;
-    Run<T> run;
-    if (c.sample == kPrompt) {
-      inputs.emplace_back(group.prompt.begin(), group.prompt.end() - 1);
-      run.outputs = false;
-    } else {
-      const auto& tokens = group.rollouts[c.sample].tokens;
-      inputs.push_back({group.prompt.back()});
-      inputs.back().insert(inputs.back().end(), tokens.begin(), tokens.end() - 1);
-      const Segment<T>& taped_prefix = taped_group(c.group).prefix;
-      if (taped_prefix.length() > 0) {
-        Segment<T>*& prefix = prefixes[c.group];
-        if (prefix == nullptr) {
-          prefix = &segments.emplace_back(&model_.pool());
-          model_.RestoreKeys(*prefix, taped_prefix, taped_prefix.length());
-        }
-        run.prefix = prefix;
-      }
-    }
-    run.segment = &segments.emplace_back(&model_.pool());
-    if (first > 0) model_.RestoreKeys(*run.segment, *c.taped, first);
-    run.tokens = inputs.back().data() + first;
-    run.count = count;
-    run.record = Record::kAll;
-    runs.push_back(run);
-    windows.push_back({c.taped, run.segment, first, c.group, c.sample});
-  }
-  model_.Forward(runs, nullptr);
-
-  RecheckResult result;
-  const ActivationLayout<T>& at = model_.pool().activations();
-  const idx num_layers = model_.config().num_layers;
-  for (std::size_t i = 0; i < windows.size(); ++i) {
-    const auto& [taped, again, first, g, s] = windows[i];
-    const bool outputs = runs[i].outputs;
-    const auto kept = static_cast<std::size_t>(outputs ? at.kept_bytes : at.final);
-    // In the last layer a prompt's rows end before attention.
-    const idx rest = outputs ? num_layers * at.rest_layer_bytes
-                             : (num_layers - 1) * at.rest_layer_bytes + at.attention;
-    for (idx r = first; r < again->length(); ++r, ++result.rows) {
-      const bool same =
-          std::memcmp(taped->Kept(r, 0), again->Kept(r, 0), kept) == 0 &&
-          std::memcmp(taped->Rest(r, 0), again->Rest(r, 0), static_cast<std::size_t>(rest)) == 0;
-      if (same) continue;
-      if (result.mismatched++ == 0) {
-        result.place = PlaceOf(groups[g], s == kPrompt ? idx{-1} : static_cast<idx>(s), r);
-      }
-    }
-  }
-  return result;
-}
-
+// recheck.cpp instantiates Recheck.
 template class Learner<float>;
 template class Learner<bf16>;
 

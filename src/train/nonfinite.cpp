@@ -15,7 +15,9 @@ using nlohmann::ordered_json;
 
 namespace {
 
-constexpr double kLargestNorm = 1e18;  // of a gradient: its square is an f32
+constexpr const char* kReferenceLogProb = "reference log-prob";
+constexpr const char* kValue = "value";  // the critic's
+constexpr double kLargestNorm = 1e18;    // of a gradient: its square is an f32
 
 // JSON has no word for them.
 ordered_json NumberOf(double value) {
@@ -23,9 +25,10 @@ ordered_json NumberOf(double value) {
   return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
 }
 
-ordered_json NumbersOf(const std::vector<float>& values) {
+template <class T>
+ordered_json NumbersOf(const std::vector<T>& values) {
   ordered_json all = ordered_json::array();
-  for (const float v : values) all.push_back(NumberOf(static_cast<double>(v)));
+  for (const T v : values) all.push_back(NumberOf(static_cast<double>(v)));
   return all;
 }
 
@@ -37,26 +40,39 @@ ordered_json AnswerOf(const Rollout& rollout) {
   answer["scored"] = rollout.scored();
   answer["reward"] = NumberOf(rollout.reward);
   answer["advantage"] = NumberOf(rollout.advantage);
+  if (!rollout.token_advantages.empty()) {
+    answer["token_advantages"] = NumbersOf(rollout.token_advantages);
+  }
+  if (!rollout.reference_logprobs.empty()) {
+    answer["reference_logprobs"] = NumbersOf(rollout.reference_logprobs);
+  }
   return answer;
 }
 
 std::optional<NonFinite> NonFiniteIn(const Rollout& rollout, std::string_view what) {
-  if (what == "log-prob") {  // of answers that are not scored too: it is the same policy
-    for (std::size_t t = 0; t < rollout.logprobs.size(); ++t) {
-      if (std::isfinite(rollout.logprobs[t])) continue;
-      return NonFinite{"log-prob", fmt::format(", token {}", t),
-                       static_cast<double>(rollout.logprobs[t]), true};
+  const auto first_of = [&](const auto& values, bool lasting) -> std::optional<NonFinite> {
+    for (std::size_t t = 0; t < values.size(); ++t) {
+      if (std::isfinite(values[t])) continue;
+      return NonFinite{std::string(what), fmt::format(", token {}", t),
+                       static_cast<double>(values[t]), lasting};
     }
     return std::nullopt;
-  }
+  };
+  // Of answers that are not scored too: it is the same policy.
+  if (what == "log-prob") return first_of(rollout.logprobs, true);
+  if (what == kReferenceLogProb) return first_of(rollout.reference_logprobs, true);
+  if (what == kValue) return first_of(rollout.values, true);
   const double value = what == "reward" ? rollout.reward : rollout.advantage;
-  if (!rollout.scored() || std::isfinite(value)) return std::nullopt;
-  return NonFinite{std::string(what), "", value};
+  if (!rollout.scored()) return std::nullopt;
+  if (!std::isfinite(value)) return NonFinite{std::string(what), "", value};
+  return what == "advantage" ? first_of(rollout.token_advantages, false) : std::nullopt;
 }
 
 const char* CureOf(const std::string& what) {
   if (what == "reward" || what == "advantage") return "Look at the reward of these answers";
-  if (what == "log-prob") return "Look at the weights that the run began with";
+  if (what == kValue) return "Look at critic.init, or try a smaller critic.lr";
+  if (what == "log-prob" || what == kReferenceLogProb)
+    return "Look at the weights that the run began with";
   if (what == "moment") return "Continue the run from its newest checkpoint (`opo train --resume`)";
   return "Try a smaller train.lr or model.dtype = \"f32\"";
 }
@@ -66,13 +82,13 @@ const char* CureOf(const std::string& what) {
 std::optional<NonFinite> NonFiniteInBatch(std::span<const RolloutGroup> groups,
                                           const Weights& weights) {
   // What comes first in a step is the cause of what follows from it.
-  for (const char* what : {"log-prob", "reward", "advantage"}) {
+  for (const char* what : {"log-prob", kReferenceLogProb, kValue, "reward", "advantage"}) {
     for (std::size_t g = 0; g < groups.size(); ++g) {
       for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
         auto found = NonFiniteIn(groups[g].rollouts[s], what);
         if (!found) continue;
         found->where = fmt::format("prompt {}, answer {}{}", g, s, found->where);
-        if (!found->lasting) return found;
+        if (found->what != std::string_view("log-prob")) return found;
         const std::string weight = FindNonFinite(weights.layout, weights.slab);
         if (!weight.empty()) {
           found->where += "; the first weight that is not finite: " + weight;

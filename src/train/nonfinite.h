@@ -17,14 +17,16 @@
 namespace opo {
 
 struct NonFinite {
-  std::string what;      // "reward", "log-prob", "advantage", "gradient", "loss", "moment"
+  // "reward", "log-prob", "reference log-prob", "value", "advantage", "gradient", "loss", "moment"
+  std::string what;
   std::string where;     // the answer, or the tensor and the place in it; may be empty
   double value = 0;      // what stands there
   bool lasting = false;  // it is in the policy or the optimizer: leaving a batch out cures nothing
 };
 
-// The first one of a batch: rewards, log-probs and advantages of answers that are scored. Where a
-// log-prob is, `where` names the first weight that is not finite too, if one is.
+// The first one of a batch: log-probs, the reference's too, and rewards and advantages of answers
+// that are scored. Where a log-prob is, `where` names the first weight that is not finite too, if
+// one is.
 std::optional<NonFinite> NonFiniteInBatch(std::span<const RolloutGroup> groups,
                                           const Weights& weights);
 

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <numbers>
 #include <type_traits>
@@ -48,15 +47,7 @@ double GradientNorm(const Buffer<float>& grad, Comm& comm) {
     }
   });
   double total = 0;
-  const auto mine = std::as_bytes(std::span(sums));
-  for (const std::string& theirs :
-       comm.AllGather({reinterpret_cast<const char*>(mine.data()), mine.size()})) {
-    for (std::size_t at = 0; at < theirs.size(); at += sizeof(double)) {
-      double sum = 0;
-      std::memcpy(&sum, theirs.data() + at, sizeof(sum));
-      total += sum;
-    }
-  }
+  for (const double sum : comm.AllGatherValues<double>(sums)) total += sum;
   return std::sqrt(total);
 }
 

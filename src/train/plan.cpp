@@ -1,11 +1,16 @@
 #include "train/plan.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <set>
 
 #include "base/error.h"
 #include "kernels/layout.h"
 #include "model/load.h"
+#include "train/critic.h"
 #include "train/floor.h"
+#include "train/given.h"
+#include "train/learned_reward.h"
 #include "train/learner.h"
 #include "train/policy.h"
 
@@ -73,14 +78,15 @@ struct Sizes {
     const idx norm = qk_norm ? (q + kv) * kBytes + heads * 4 + 16 : 0;
     return std::min(rows, kLayerRows) * (forward + backward + norm);
   }
-  idx head(const StepShape& step) const {
+  // `scores`: log-probs of whole samples are computed too.
+  idx head(const StepShape& step, bool scores) const {
     const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));
     const idx ld_v = RoundUp(vocab, kPad);
     // The packed operands of the weight gradients serve all layers too.
     const idx packed =
         PackedSize(std::max(vocab, gate_up), rows) + PackedSize(std::max(d, f), rows);
     return rows * (ld_v * (4 + kBytes) + d * (kBytes + 8)) + packed * kBytes +
-           std::min(step.slots, kLogitRows) * ld_v * 4;
+           (scores ? kLogitRows : std::min(step.slots, kLogitRows)) * ld_v * 4;
   }
 };
 
@@ -167,28 +173,44 @@ idx PlanTape(const Sizes<T>& sizes, const StepShape& step, MemoryPlan& plan) {
   return kept;
 }
 
+bool OwnCritic(const TrainConfig& config) { return NeedsCritic(config) && !SharesCritic(config); }
+// A model of its own learns beside the policy.
+bool LearnsTwo(const TrainConfig& config) { return OwnCritic(config) || LearnsReward(config); }
+
 // The parts that follow from a step and from the budgets of tape and micro-batch.
 template <class T>
 void PlanParts(const TrainConfig& config, const ModelConfig& m, const StepShape& step,
                MemoryPlan& plan) {
   const Sizes<T> sizes(m);
-  plan.head = sizes.head(step);
+  plan.head = sizes.head(step, NeedsReference(config) || NeedsPolicyScores(config));
+  // The norms' pass has a head of its own (train/sample_gradients.h).
+  if ((FindAlgorithm(config.algorithm.name).needs & kNeedsGradientNorms) != 0) plan.head *= 2;
   const idx kept = PlanTape(sizes, step, plan);
 
   const bool some = plan.taped_samples > 0 && plan.taped_samples < step.samples;
   // A taped prompt keeps its pages where one of its samples has to be run again.
-  const idx open_prompts =
+  idx open_prompts =
       some ? step.prompts : std::min(step.prompts, CeilDiv(step.slots, config.rollout.samples) + 1);
-  const idx pages = (step.slots * CeilDiv(step.tokens, kKeyBlock) +
-                     open_prompts * CeilDiv(step.shared, kKeyBlock)) *
-                    sizes.page;
+  if (NeedsGreedy(config))
+    open_prompts = std::max(open_prompts, std::min(step.prompts, step.slots));
+  // Of a call of Score: a prompt, and as many of its samples as go side by side.
+  const idx scored = std::clamp<idx>(kPrefillRows / step.tokens, 1, config.rollout.samples);
+  const idx score_pages =
+      (scored * CeilDiv(step.tokens, kKeyBlock) + CeilDiv(step.shared, kKeyBlock)) * sizes.page;
+  idx pages = (step.slots * CeilDiv(step.tokens, kKeyBlock) +
+               open_prompts * CeilDiv(step.shared, kKeyBlock)) *
+              sizes.page;
   const idx prefill_rows = std::min(kPrefillRows, open_prompts * step.shared);
-  const idx sampler_rows = std::max(step.slots, prefill_rows);
+  idx sampler_rows = std::max(step.slots, prefill_rows);
+  if (NeedsPolicyScores(config)) {
+    pages = std::max(pages, score_pages);
+    sampler_rows = std::max(sampler_rows, scored * step.tokens);
+  }
   plan.rollout = pages + sampler_rows * sizes.forward_row + step.slots * sizes.d * sizes.kBytes;
-  if (config.monitor.kl_every > 0) {  // the reference has pages and scratch of its own
-    const idx rows = std::max(step.tokens, step.shared);
-    plan.rollout += CeilDiv(step.tokens + step.shared, kKeyBlock) * sizes.page +
-                    rows * (sizes.forward_row + sizes.d * sizes.kBytes) + sizes.layer_chunk(rows);
+  if (NeedsReference(config) && !IsGiven(config)) {  // it has pages and scratch of its own
+    const idx rows = std::max(scored * step.tokens, step.shared);
+    plan.rollout +=
+        score_pages + rows * (sizes.forward_row + sizes.d * sizes.kBytes) + sizes.layer_chunk(rows);
   }
 
   const double taped = static_cast<double>(plan.taped_samples) / static_cast<double>(step.samples);
@@ -197,7 +219,7 @@ void PlanParts(const TrainConfig& config, const ModelConfig& m, const StepShape&
   plan.rows_rerun = peak.rows_rerun;
   idx records = kept + peak.records;
   // Only a batch's first update finds the tape.
-  if (MiniBatchPrompts(config) < config.rollout.prompts || config.train.epochs > 1) {
+  if (UpdatesPerBatch(config) > 1) {
     const LearnerPeak later =
         SimulateLearner(config, sizes, step, plan.micro_batch_budget, 0.0, false);
     records = std::max(records, later.records);
@@ -213,6 +235,14 @@ void PlanParts(const TrainConfig& config, const ModelConfig& m, const StepShape&
                      peak.backward_rows * (sizes.backward_row - sizes.forward_row) +
                      sizes.layer_chunk(std::max(sampler_rows, peak.backward_rows)) +
                      peak.prefix_grads;
+  if (LearnsTwo(config)) {  // pages and scratch of its own, of scoring and of learning, and no tape
+    const LearnerPeak critic =
+        SimulateLearner(config, sizes, step, plan.micro_batch_budget, 0.0, false);
+    const idx rows = std::max({scored * step.tokens, step.shared, critic.backward_rows});
+    plan.micro_batch += critic.records + std::max(critic.pages, score_pages) +
+                        rows * (sizes.backward_row + sizes.d * sizes.kBytes) +
+                        sizes.layer_chunk(rows) + critic.prefix_grads;
+  }
 }
 
 // Both directions of a matrix.
@@ -229,30 +259,84 @@ idx Packed(const LinearShape& linear, const ModelConfig& m, idx bytes) {
          bytes;
 }
 
+// Of weights that are only scored with, as PackedWeights without `backward`.
 template <class T>
-MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_tokens, idx ranks) {
+idx FrozenBytes(const ModelConfig& m) {
+  const LayerShapes shapes(m);
+  idx elements = m.vocab_size * RoundUp(m.hidden_size, kPad);
+  if (m.has_logits) elements += PackedSize(m.vocab_size, m.hidden_size);
+  for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
+    const idx columns = linear->adapter_columns(m.lora);
+    const idx k = columns > 0 ? RoundUp(linear->k, kPad) + columns : linear->k;
+    elements += m.num_layers * (PackedSize(linear->n(), k) + PackedSize(columns, linear->k));
+  }
+  return elements * static_cast<idx>(sizeof(T));
+}
+
+// The weights of one folder are there once, the scratch of each term's pass for itself.
+template <class T>
+idx PlanRewardModels(const TrainConfig& config, idx prompt_tokens) {
+  const StepShape step(config, prompt_tokens, config.rollout.max_new_tokens);
+  std::set<std::filesystem::path> seen;
+  idx bytes = 0;
+  for (const RewardConfig& term : config.reward) {
+    if (term.kind != "model") continue;
+    const ModelConfig m = CheckpointShape(term.path);
+    const Sizes<T> sizes(m);
+    if (seen.insert(std::filesystem::weakly_canonical(term.path)).second) {
+      bytes += FrozenBytes<T>(m);
+    }
+    const idx group = step.shared + config.rollout.samples * step.tokens;
+    const idx rows = std::min(step.rows(), std::max(kPrefillRows, step.shared + step.tokens));
+    const idx answers = std::min(step.samples, CeilDiv(rows * config.rollout.samples, group) + 1);
+    bytes += rows * (sizes.forward_row + sizes.d * sizes.kBytes) + sizes.layer_chunk(rows) +
+             (CeilDiv(rows, kKeyBlock) + 2 * answers) * sizes.page;
+  }
+  return bytes;
+}
+
+// Both directions of all matrices, without the embedding's rows.
+idx PackedModel(const ModelConfig& m, idx bytes) {
+  const LayerShapes shapes(m);
+  idx sum = m.has_logits ? Packed(m.vocab_size, m.hidden_size, bytes) : 0;
+  for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
+    sum += Packed(*linear, m, bytes);
+  }
+  return sum;
+}
+
+// What is kept of each model that learns.
+template <class T>
+void AddTrained(const TrainConfig& config, const ModelConfig& m, idx ranks, MemoryPlan& plan) {
   constexpr idx kBytes = sizeof(T);
-  const Sizes<T> sizes(m);
   const idx slab = SlabLayout(m).size * 4;
-  const idx d = m.hidden_size;
-  MemoryPlan plan;
-  plan.process = kProcessBytes;
-  plan.weights = slab;
-  plan.optimizer = (config.train.moments == "bf16" ? slab : 2 * slab) / ranks;
+  plan.weights += slab;
+  plan.optimizer += (config.train.moments == "bf16" ? slab : 2 * slab) / ranks;
   // Of a rank's shards one slab a level of their tree, and of the others' sums its own part.
   const idx own_shards = CeilDiv(NumShards(config), ranks);
   idx levels = 0;
   for (idx s = own_shards; s > 1; s = (s + 1) / 2) ++levels;
-  plan.gradient = slab * (1 + (levels > 0 ? levels + 1 : 0)) + slab / ranks * (ranks - 1);
-  const LayerShapes shapes(m);
-  idx layers = 0;
-  for (const LinearShape* linear : {&shapes.qkv, &shapes.o, &shapes.gate_up, &shapes.down}) {
-    layers += Packed(*linear, m, kBytes);
+  plan.gradient += slab * (1 + (levels > 0 ? levels + 1 : 0)) + slab / ranks * (ranks - 1);
+  plan.packed += PackedModel(m, kBytes) + m.vocab_size * RoundUp(m.hidden_size, kPad) * kBytes;
+}
+
+template <class T>
+MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_tokens, idx ranks) {
+  constexpr idx kBytes = sizeof(T);
+  const Sizes<T> sizes(m);
+  MemoryPlan plan;
+  plan.process = kProcessBytes;
+  AddTrained<T>(config, m, ranks, plan);
+  // Of given answers it is kept as numbers (train/given_reference.h).
+  if (NeedsReference(config) && !IsGiven(config) && !BeginsAsItsBase(config, m)) {
+    plan.packed +=
+        PackedModel(m, kBytes) / 2 + m.vocab_size * RoundUp(m.hidden_size, kPad) * kBytes;
   }
-  const idx embed = m.vocab_size * RoundUp(d, kPad) * kBytes;
-  const idx both = layers + Packed(m.vocab_size, d, kBytes);
-  plan.packed = both + embed;
-  if (config.monitor.kl_every > 0 && !BeginsAsItsBase(config, m)) plan.packed += both / 2 + embed;
+  // Policy and critic, or reward, learn one after the other, but what they worked with stays.
+  const idx learners = LearnsTwo(config) ? 2 : 1;
+  if (OwnCritic(config)) AddTrained<T>(config, CriticShape(config, m), ranks, plan);
+  if (LearnsReward(config)) AddTrained<T>(config, LearnedRewardShape(config, m), ranks, plan);
+  plan.frozen = PlanRewardModels<T>(config, prompt_tokens);
 
   const StepShape step(config, prompt_tokens, config.rollout.max_new_tokens);
   plan.tape_row_bytes = sizes.activations.row_bytes(Record::kAll);
@@ -269,22 +353,25 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   // The longest step, all of it on the tape; a micro-batch is then scratch alone, and may be small.
   const idx step_records = step.samples * sizes.record(step.tokens, Record::kAll) +
                            step.prompts * sizes.record(step.shared, Record::kAll);
-  const idx least = plan.least_rows * sizes.micro_batch_row(Record::kResiduals);
+  const idx unit = plan.least_rows * sizes.micro_batch_row(Record::kResiduals);
+  const idx least = learners * unit;
   plan.tape_budget =
       config.run.tape_mb >= 0
           ? config.run.tape_mb << 20
-          : std::clamp<idx>(rest - std::max(kMaxMicroBatch / 2, least), 0, step_records);
+          : std::clamp<idx>(rest - std::max(learners * kMaxMicroBatch / 2, least), 0, step_records);
   plan.micro_batch_budget =
-      std::clamp<idx>(rest - plan.tape_budget, 0, std::max(kMaxMicroBatch, least));
+      std::clamp<idx>((rest - plan.tape_budget) / learners, 0, std::max(kMaxMicroBatch, unit));
   plan.micro_batch_rows = plan.micro_batch_budget / plan.row_bytes;
-  if (plan.micro_batch_budget < least) {
+  if (plan.micro_batch_budget < unit) {
     const idx need = fixed + plan.tape_budget + least;
-    Fail(ErrorCode::kUsage,
-         "run.memory_mb: {} MB cannot hold this run; the least is {} MB (weights {} MB, optimizer "
-         "{} MB, gradient {} MB, packed weights {} MB, tape {} MB, one unit of {} rows {} MB)",
-         plan.budget >> 20, (need >> 20) + 1, plan.weights >> 20, plan.optimizer >> 20,
-         plan.gradient >> 20, plan.packed >> 20, plan.tape_budget >> 20, plan.least_rows,
-         least >> 20);
+    Fail(
+        ErrorCode::kUsage,
+        "run.memory_mb: {} MB cannot hold this run; the least is {} MB (weights {} MB, optimizer "
+        "{} MB, gradient {} MB, packed weights {} MB, reward models {} MB, tape {} MB, one unit of "
+        "{} rows {} MB)",
+        plan.budget >> 20, (need >> 20) + 1, plan.weights >> 20, plan.optimizer >> 20,
+        plan.gradient >> 20, plan.packed >> 20, plan.frozen >> 20, plan.tape_budget >> 20,
+        plan.least_rows, unit >> 20);
   }
   PlanParts<T>(config, m, step, plan);
   return plan;
@@ -299,8 +386,18 @@ StepShape::StepShape(const TrainConfig& config, idx prompt_tokens, idx completio
       shared(std::max<idx>(0, prompt_tokens - 1)),
       tokens(std::max<idx>(1, completion_tokens)) {}
 
-MemoryPlan PlanMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+TrainConfig AsSampled(TrainConfig config, const ModelConfig& model) {
+  const GivenAnswers given = GivenOf(config);
+  if (given == GivenAnswers::kNothing) return config;
+  config.rollout.samples = given == GivenAnswers::kDemonstrations ? 1 : 2;
+  config.rollout.max_new_tokens = std::min(SequenceLimit(config, model.max_position), kUsualTokens);
+  config.run.tape_mb = 0;
+  return config;
+}
+
+MemoryPlan PlanMemory(const TrainConfig& given, const ModelConfig& model, idx prompt_tokens,
                       idx ranks) {
+  const TrainConfig config = AsSampled(given, model);
   return config.model.dtype == "f32" ? PlanFor<float>(config, model, prompt_tokens, ranks)
                                      : PlanFor<bf16>(config, model, prompt_tokens, ranks);
 }
@@ -319,8 +416,9 @@ MemoryPlan PlanRun(TrainConfig config, const ModelConfig& model, const Comm& com
   return plan;
 }
 
-MemoryPlan PlanStepMemory(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+MemoryPlan PlanStepMemory(const TrainConfig& given, const ModelConfig& model, idx prompt_tokens,
                           idx completion_tokens, MemoryPlan plan) {
+  const TrainConfig config = AsSampled(given, model);
   const StepShape step(config, prompt_tokens, completion_tokens);
   if (config.model.dtype == "f32") {
     PlanParts<float>(config, model, step, plan);

@@ -25,12 +25,14 @@ struct MemoryPlan {
   idx optimizer = 0;    // m and v
   idx gradient = 0;     // one slab, and one a level of the shard tree
   idx packed = 0;       // what the kernels read: both directions, embedding, a frozen reference
+  idx frozen = 0;       // reward models: packed weights, each once, and what their scoring takes
   idx head = 0;         // a chunk of rows each: sampler's logits, learner's, their gradient packed
   idx rollout = 0;      // KV pages of the samples decoded at once, scratch of the forward pass
   idx tape = 0;         // the sampler's records kept for the learner, and those of their recheck
   idx micro_batch = 0;  // what the learner's largest micro-batch takes beyond all that
   idx total() const {
-    return process + weights + optimizer + gradient + packed + head + rollout + tape + micro_batch;
+    return process + weights + optimizer + gradient + packed + frozen + head + rollout + tape +
+           micro_batch;
   }
   // What the engine is told to stay below; a short step takes less.
   idx budget = 0;              // run.memory_mb, or what was chosen from the machine
@@ -48,6 +50,12 @@ struct MemoryPlan {
   idx rows_rerun = 0;  // run forward a second time by the learner, layer by layer
 };
 
+// Longest given answer that is planned for where data.sequence_limit does not say it.
+inline constexpr idx kUsualTokens = 2048;
+// The settings of a run that samples what one of given answers learns: as many answers a prompt,
+// of the greatest length, without a tape. Others stay as they are.
+TrainConfig AsSampled(TrainConfig config, const ModelConfig& model);
+
 // For prompts of `prompt_tokens`. Throws Error(kUsage) where the budget cannot hold one unit, even
 // layer by layer, saying what would. The parts are those of the longest step: every sample of
 // rollout.max_new_tokens.
@@ -64,11 +72,14 @@ struct StepTimePlan {
   double prefill = 0;
   double decode = 0;    // the sampler's head and the drawing of tokens included
   double recheck = 0;   // of the tape
+  double score = 0;     // log-probs by the reference, and by the policy between updates
   double forward = 0;   // learner: rows that are not on the tape, and those run a second time
   double head = 0;      // learner: logits, loss and their gradient
   double backward = 0;  // learner: all layers
   double update = 0;    // gradient norm, AdamW, packing
-  double total() const { return prefill + decode + recheck + forward + head + backward + update; }
+  double total() const {
+    return prefill + decode + recheck + score + forward + head + backward + update;
+  }
 };
 
 // PlanMemory() of a run that is about to begin: prompts as long as they may be, up to a usual

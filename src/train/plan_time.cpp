@@ -6,6 +6,7 @@
 #include "base/parallel.h"
 #include "base/rng.h"
 #include "rollout/sampler.h"
+#include "train/given.h"
 #include "train/learner.h"
 #include "train/optimizer.h"
 #include "train/plan.h"
@@ -91,8 +92,7 @@ class StepTimer {
   StepTimePlan Measure() {
     StepTimePlan out;
     const idx layers = model_.num_layers;
-    const idx updates =
-        CeilDiv(config_.rollout.prompts, MiniBatchPrompts(config_)) * config_.train.epochs;
+    const idx updates = UpdatesPerBatch(config_);
     out.prefill = step_.shared > 0 ? Prefill() : 0;
     const auto decode_all = [&](idx waves, idx batch) {
       if (waves == 0 || batch == 0) return 0.0;
@@ -100,6 +100,11 @@ class StepTimer {
     };
     out.decode = decode_all(step_.samples / step_.slots, step_.slots) +
                  decode_all(1, step_.samples % step_.slots);
+    if (NeedsGreedy(config_)) {
+      const idx slots = std::min(step_.slots, step_.prompts);
+      out.decode += decode_all(CeilDiv(step_.prompts, slots), slots);
+      out.prefill *= 2;
+    }
 
     MakeGroups();
     const auto [forward, all] = Each(
@@ -123,7 +128,27 @@ class StepTimer {
     out.head = std::max(0.0, head.seconds() - all.first) * head_scale() /
                static_cast<double>(measured_tokens_) *
                static_cast<double>(step_.samples * step_.tokens * config_.train.epochs);
+    // A pass over all rows without a gradient, of whose head the logits are a third.
+    double passes = TermsNeedReference(config_.algorithm) ? 1
+                    : config_.monitor.kl_every > 0
+                        ? 1 / static_cast<double>(config_.monitor.kl_every)
+                        : 0;
+    if (NeedsPolicyScores(config_)) {
+      passes += static_cast<double>(config_.train.epochs) -
+                static_cast<double>(MiniBatchPrompts(config_)) /
+                    static_cast<double>(config_.rollout.prompts);
+    }
+    out.score = passes * (forward_row * static_cast<double>(step_.rows()) +
+                          out.head / 3 / static_cast<double>(config_.train.epochs));
     out.update = Update() * static_cast<double>(updates);
+    if (NeedsCritic(config_) && !SharesCritic(config_)) {
+      // About a policy's shape, whose head is one row: nothing of it is on the tape, and all is
+      // run forward once more for the values.
+      out.score += forward_row * static_cast<double>(step_.rows());
+      out.forward += forward_row * (learned + static_cast<double>(plan_.rows_rerun));
+      out.backward *= 2;
+      out.update *= 2;
+    }
     return out;
   }
 
@@ -294,8 +319,7 @@ class StepTimer {
     for (const RolloutGroup& group : groups_) {
       learn.push_back({&group, std::vector<double>(group.rollouts.size(), 1e-3), -1});
     }
-    probe.learner.Accumulate(
-        learn, [](double, double, double a) { return PolicyGradientLoss(a); }, probe.grad.data());
+    probe.learner.Accumulate(learn, OnPolicyLoss, probe.grad.data());
   }
 
   // By parameters; zeroing the gradient is part of it.
@@ -327,12 +351,18 @@ class StepTimer {
 
 }  // namespace
 
-StepTimePlan PlanStepTime(const TrainConfig& config, const ModelConfig& model, idx prompt_tokens,
+StepTimePlan PlanStepTime(const TrainConfig& given, const ModelConfig& model, idx prompt_tokens,
                           idx completion_tokens, const MemoryPlan& plan) {
+  const TrainConfig config = AsSampled(given, model);
   const StepShape step(config, prompt_tokens, completion_tokens);
   const MemoryPlan of_step = PlanStepMemory(config, model, prompt_tokens, completion_tokens, plan);
-  if (config.model.dtype == "f32") return StepTimer<float>(config, model, step, of_step).Measure();
-  return StepTimer<bf16>(config, model, step, of_step).Measure();
+  StepTimePlan time = config.model.dtype == "f32"
+                          ? StepTimer<float>(config, model, step, of_step).Measure()
+                          : StepTimer<bf16>(config, model, step, of_step).Measure();
+  if (!IsGiven(given)) return time;
+  time.prefill = time.decode = 0;
+  if (ScoresGiven(given)) time.score += time.forward;
+  return time;
 }
 
 }  // namespace opo

@@ -59,15 +59,28 @@ ModelConfig FreshModel(const ModelInitConfig& init, const Tokenizer& tokenizer) 
   return c;
 }
 
-ModelConfig PolicyShape(const TrainConfig& config, const Tokenizer& tokenizer) {
+Heads PolicyHeads(const TrainConfig& config) {
+  if ((FindAlgorithm(config.algorithm.name).needs & kNeedsValueHead) == 0) {
+    return {.logits = true, .values = SharesCritic(config)};
+  }
+  constexpr double kStd = 0.02;  // transformers' initializer_range
+  return {.logits = false, .values = true, .std = kStd, .seed = config.train.seed};
+}
+
+ModelConfig PolicyShape(const TrainConfig& config, const Tokenizer& tokenizer, const Heads& heads) {
   const std::string& path = config.model.path;
   if (IsAdapterFolder(path)) {
     CheckContinued(config);
-    const AdapterFile adapter(path);
-    return adapter.Fit(OpenModel(adapter.BasePath())->config());
+    ModelConfig shape = CheckpointShape(path);
+    if (heads.logits) CheckAnswers(shape, path);
+    shape.has_logits = heads.logits;
+    shape.has_values = heads.values;
+    return shape;
   }
-  ModelConfig shape =
-      path.empty() ? FreshModel(config.model.init, tokenizer) : OpenModel(path)->config();
+  ModelConfig shape = path.empty() ? FreshModel(config.model.init, tokenizer)
+                                   : WithHeads(OpenModel(path), heads, path)->config();
+  shape.has_logits = heads.logits;
+  shape.has_values = heads.values;
   shape.lora = Adapter(config.lora);
   return shape;
 }
@@ -81,16 +94,28 @@ std::string BasePath(const TrainConfig& config) {
   return IsAdapterFolder(path) ? AdapterFile(path).BasePath() : path;
 }
 
-Weights PolicyWeights(const TrainConfig& config, const Tokenizer& tokenizer) {
+namespace {
+
+Weights BeginningWeights(const TrainConfig& config, const Tokenizer& tokenizer,
+                         const Heads& heads) {
   const std::string& path = config.model.path;
   if (path.empty()) {
-    return InitWeights(PolicyShape(config, tokenizer), config.model.init.seed,
-                       config.model.init.std);
+    ModelConfig shape = PolicyShape(config, tokenizer);
+    return InitWeights(shape, config.model.init.seed, config.model.init.std, heads);
   }
   if (IsAdapterFolder(path)) CheckContinued(config);
   const LoraConfig lora = Adapter(config.lora);
-  if (!lora.on()) return LoadWeights(path);
-  return AddAdapter(LoadWeights(path, SlabOf::kNothing), lora, config.train.seed);
+  if (!lora.on()) return LoadWeights(path, SlabOf::kTrained, heads);
+  return AddAdapter(LoadWeights(path, SlabOf::kNothing, heads), lora, config.train.seed);
+}
+
+}  // namespace
+
+Weights PolicyWeights(const TrainConfig& config, const Tokenizer& tokenizer, const Heads& heads) {
+  Weights weights = BeginningWeights(config, tokenizer, heads);
+  // So that whoever loads what is saved finds a score where it was learned (EndInScore).
+  if (!heads.logits) weights.config.pad_id = tokenizer.pad_id();
+  return weights;
 }
 
 }  // namespace opo

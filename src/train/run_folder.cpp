@@ -61,7 +61,7 @@ void RunFolder::Compare(const ordered_json& manifest) const {
   }
 }
 
-std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimizer, Comm& comm,
+std::optional<RunFolder::State> RunFolder::Load(std::span<const CheckpointModel> models, Comm& comm,
                                                 idx before) {
   const bool replays = before != std::numeric_limits<idx>::max();
   std::optional<Checkpoint> checkpoint;
@@ -78,26 +78,24 @@ std::optional<RunFolder::State> RunFolder::Load(Weights& weights, AdamW& optimiz
   if (comm.root()) {
     found.step = checkpoint->step;
     try {
-      found.state = ReadCheckpoint(*checkpoint, weights, optimizer);
+      found.state = ReadCheckpoint(*checkpoint, models);
     } catch (const Error&) {
       if (!replays || !comm.alone() || Exists(checkpoint->path + "/state.json")) throw;
-      return Load(weights, optimizer, comm, before);  // it was removed: an earlier one, or a newer
+      return Load(models, comm, before);  // it was removed: an earlier one, or a newer
     }
     best_reward_ = found.state.value("best_reward", -1e300);
     best_step_ = found.state.value("best_step", idx{-1});
-    if (weights.DigestHex() != found.state.value("weights_digest", "")) {
-      Fail(ErrorCode::kInput, "{}: the weights differ from their digest in state.json",
-           checkpoint->path);
-    }
     Link(*checkpoint);  // a kill may have come before, or the newest one was damaged
     RemoveUnfinished(dir_);
   } else {
-    optimizer.ReceiveTensors();
+    for (const CheckpointModel& model : models) model.optimizer.ReceiveTensors();
   }
-  comm.Broadcast(std::as_writable_bytes(weights.slab.span()));
+  for (const CheckpointModel& model : models) {
+    comm.Broadcast(std::as_writable_bytes(model.weights.slab.span()));
+  }
   found.state = ordered_json::parse(comm.Broadcast(found.state.dump()));
   found.step = found.state.at("step").get<idx>();
-  optimizer.SetSteps(found.state.at("optimizer_steps").get<idx>());
+  SetOptimizerSteps(found.state, dir_, models);
   return found;
 }
 
@@ -106,20 +104,17 @@ void RunFolder::NoteEval(idx step, double reward) {
   last_eval_ = reward;
 }
 
-void RunFolder::Save(idx step, const Weights& weights, AdamW& optimizer, const Tokenizer& tokenizer,
-                     const std::string& base, ordered_json state, const CheckpointConfig& config) {
+void RunFolder::Save(idx step, std::span<const CheckpointModel> models, const Tokenizer& tokenizer,
+                     ordered_json state, const CheckpointConfig& config) {
   // Every checkpoint knows which one has been best; the evaluation is that of the step at hand.
   if (config.keep_best && last_eval_step_ == step && last_eval_ > best_reward_) {
     best_reward_ = last_eval_;
     best_step_ = step;
   }
   state["step"] = step;
-  state["optimizer_steps"] = optimizer.steps();
   state["best_reward"] = best_reward_;
   state["best_step"] = best_step_;
-  state["weights_digest"] = weights.DigestHex();
-  const Checkpoint checkpoint =
-      WriteCheckpoint(dir_, step, weights, optimizer, tokenizer, base, state);
+  const Checkpoint checkpoint = WriteCheckpoint(dir_, step, models, tokenizer, std::move(state));
   Link(checkpoint);
   FaultPoint("checkpoint-linked", checkpoint.path);
   PruneCheckpoints(dir_, checkpoint, config.keep_last, config.keep_best ? best_step_ : -1, Warn);

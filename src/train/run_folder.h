@@ -33,18 +33,18 @@ class RunFolder {
     idx step = 0;
     nlohmann::ordered_json state;  // as it was given to Save
   };
-  // The newest good checkpoint, into weights and optimizer; nothing where there is none yet. All
+  // The newest good checkpoint, into the models; nothing where there is none yet. All
   // ranks call it; the root alone needs to see the folder. For a replay: only those of steps before
   // `before`, and a run that goes on may remove one while it is being read.
-  std::optional<State> Load(Weights& weights, AdamW& optimizer, Comm& comm,
+  std::optional<State> Load(std::span<const CheckpointModel> models, Comm& comm,
                             idx before = std::numeric_limits<idx>::max());
 
   // An evaluation of the step at hand; the next Save() knows by it whether it is the best.
   void NoteEval(idx step, double reward);
   // Writes a checkpoint, points `model` at it, removes the ones that are no longer kept. Throws
   // Error(kWork), as on a full disk; the checkpoints before are then untouched.
-  void Save(idx step, const Weights& weights, AdamW& optimizer, const Tokenizer& tokenizer,
-            const std::string& base, nlohmann::ordered_json state, const CheckpointConfig& config);
+  void Save(idx step, std::span<const CheckpointModel> models, const Tokenizer& tokenizer,
+            nlohmann::ordered_json state, const CheckpointConfig& config);
 
  private:
   void Make();

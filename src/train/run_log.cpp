@@ -17,17 +17,24 @@ double WallTime() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-// -1: the line names none.
 // Null where the line is not JSON.
 ordered_json LineOf(std::string_view text) {
   std::string fault;
   return TryParseJson<ordered_json>(text, fault).value_or(ordered_json());
 }
 
+// -1: the line names none.
 idx StepOf(const ordered_json& line) {
   if (!line.is_object()) return -1;
   const auto step = line.find("training/global_step");
   return step != line.end() && step->is_number_integer() ? step->get<idx>() : -1;
+}
+
+// The lines of steps up to the last one: later ones are taken again.
+auto UpTo(idx last_step) {
+  return [last_step](const ordered_json& line) {
+    return StepOf(line) > 0 && StepOf(line) <= last_step;
+  };
 }
 }  // namespace
 
@@ -82,15 +89,6 @@ std::vector<ordered_json> ReadLines(const std::string& path) {
 }
 
 void LineFile::Append(const ordered_json& line) { file_.Append(LineText(line)); }
-
-namespace {
-// The lines of steps up to the last one: later ones are taken again.
-auto UpTo(idx last_step) {
-  return [last_step](const ordered_json& line) {
-    return StepOf(line) > 0 && StepOf(line) <= last_step;
-  };
-}
-}  // namespace
 
 RunLog::RunLog(const std::string& run_dir, idx last_step, bool tensorboard)
     : metrics_(run_dir + "/metrics.jsonl", last_step, UpTo(last_step)),

@@ -166,7 +166,8 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
     const Problem& problem = problems[static_cast<std::size_t>(group.problem)];
     texts.push_back(prompts.RenderText(problem.messages));
     for (Rollout& rollout : group.rollouts) {
-      queries.push_back({problem, texts.back(), rollout.text, rollout.tokens, rollout.finish});
+      queries.push_back(
+          {problem, texts.back(), rollout.text, rollout.tokens, rollout.finish, group.prompt});
       rollouts.push_back(&rollout);
       const idx sample = &rollout - group.rollouts.data();
       answers.push_back(group.number * place.samples + sample);
@@ -202,6 +203,20 @@ void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> proble
     rollouts[i]->scores = std::move(scores[i]);
     rollouts[i]->reward = rollouts[i]->scores.total.value;
     CorruptNumbers("reward", std::span(&rollouts[i]->reward, 1));
+  }
+}
+
+void NormalizeScores(std::span<RolloutGroup> groups, RewardSet& rewards) {
+  if (!rewards.normalizes()) return;
+  std::vector<RewardScores*> batch, greedy;
+  for (RolloutGroup& group : groups) {
+    for (Rollout& rollout : group.rollouts) batch.push_back(&rollout.scores);
+    if (group.greedy.has_value()) greedy.push_back(&group.greedy->scores);
+  }
+  rewards.Normalize(batch, greedy);
+  for (RolloutGroup& group : groups) {
+    for (Rollout& rollout : group.rollouts) rollout.reward = rollout.scores.total.value;
+    if (group.greedy.has_value()) group.greedy->reward = group.greedy->scores.total.value;
   }
 }
 
@@ -307,6 +322,10 @@ void PutRewardMetrics(std::span<const RolloutGroup> groups, const RewardSet& rew
       static_cast<double>(uniform) / static_cast<double>(groups.size());
   metrics["reward/skipped"] = skipped;
   metrics["reward/errors"] = errors;
+  for (const auto& [name, moments] : rewards.moments()) {
+    metrics["rewards/" + name + "/running_mean"] = moments.mean;
+    metrics["rewards/" + name + "/running_std"] = moments.std();
+  }
   for (std::size_t t = 0; t < rewards.size(); ++t) {
     const std::string name = "rewards/" + rewards.name(t);
     if (!terms[t].values.empty()) {

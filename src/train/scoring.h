@@ -17,9 +17,10 @@ namespace opo {
 
 // RUN/rewards.jsonl: every term's result, written as it arrives. A resumed run takes what is there
 // for the steps that it takes again, so that a judge who might answer otherwise is not asked twice
-// (E5). A line is {"training/global_step", "phase": "train" or "eval", "answer": its number in the
-// step, "term", "digest" of its prompt and text, "verdict", "value", "reason", "note", "logged"};
-// an answer with another digest is asked for anew, and of two lines the later one counts.
+// (E5). A line is {"training/global_step", "phase": "train", "greedy" or "eval", "answer": its
+// number in the step, "term", "digest" of its prompt and text, "verdict", "value", "reason",
+// "note", "logged"}; an answer with another digest is asked for anew, and of two lines the later
+// one counts.
 class RewardJournal {
  public:
   // Continues behind what is there, of which it keeps in mind the lines from `last_step` on; or
@@ -74,6 +75,10 @@ struct JournalPlace {
 // Throws as RewardSet::Score.
 void ScoreGroups(std::span<RolloutGroup> groups, std::span<const Problem> problems,
                  const PromptRenderer& prompts, RewardSet& rewards, const JournalPlace& place = {});
+
+// What [[reward]] normalize and clip make of a training batch (RewardSet::Normalize): the answers'
+// values, sums and `reward`, those of the greedy answers too.
+void NormalizeScores(std::span<RolloutGroup> groups, RewardSet& rewards);
 
 // TRL's normalize_then_sum: each term becomes (r - mean) / (std + 1e-4) over the answers of a group
 // to which it applies (sample standard deviation, ddof 1; 0 for one answer), and `reward` the

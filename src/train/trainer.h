@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/comm.h"
+#include "eval/answer.h"
 #include "train/config.h"
 
 namespace opo {
@@ -23,36 +24,32 @@ struct TrainOptions {
   std::function<void(const nlohmann::ordered_json& metrics)> on_step;  // after every step
 };
 
-// An evaluated answer, for people.
-struct Answer {
-  idx problem = 0, sample = 0;
-  std::string prompt;
-  std::string gold;
-  std::string text;
-  idx length = 0;  // tokens
-  FinishReason finish = FinishReason::kLength;
-  RewardResult reward;
-};
-
 struct EvalResult {
-  double pass_rate = 0;  // mean reward
-  std::vector<Answer> answers;
+  double pass_rate = 0;         // mean reward
+  std::vector<Answer> answers;  // problem after problem
+  // Instead, of given answers: the algorithm's loss, and the metrics that say more.
+  double loss = 0;
+  double score = 0;  // by which the best checkpoint is chosen
+  nlohmann::ordered_json metrics = nlohmann::ordered_json::object();
 };
 
 struct TrainResult {
   std::string run_dir;
   idx steps = 0;
   double reward = 0;  // mean training reward of the last step
+  double loss = 0;    // of the last step; what a run of given answers has instead
   std::string weights_digest;
   EvalResult before, after;
   int signal = 0;  // the signal that ended the run after its checkpoint; 0: it ran to its end
 };
 
-// Runs to train.steps. Writes into config.run.dir: config.toml, manifest.json, metrics.jsonl,
-// samples.jsonl, TensorBoard events, checkpoints/, and model/ (the newest checkpoint's).
-// Throws Error: kUsage for settings that do not fit the model, kInput for bad files, kWork for
-// non-finite numbers (the weights are then those of before the step) and full disks, kExactness
-// where the learner's log-probs differ from the sampler's.
+// Runs to train.steps. Where the algorithm learns from given answers, an evaluation is their loss
+// on the held-out ones, and the best checkpoint the one where it is lowest. Writes into
+// config.run.dir: config.toml, manifest.json, metrics.jsonl, samples.jsonl, TensorBoard events,
+// checkpoints/, and model/ (the newest checkpoint's). Throws Error: kUsage for settings that do not
+// fit the model, kInput for bad files, kWork for non-finite numbers (the weights are then those of
+// before the step) and full disks, kExactness where the learner's log-probs differ from the
+// sampler's.
 //
 // Of several ranks all call it with the same settings; the root alone needs to see config.run.dir.
 // All get the result.

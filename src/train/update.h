@@ -1,15 +1,14 @@
 // The learning half of a step: the batch's optimizer steps, each proven before it changes a weight.
 #pragma once
 
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 
 #include "train/config.h"
-#include "train/learner.h"
 #include "train/nonfinite.h"
-#include "train/optimizer.h"
+#include "train/objective.h"
 #include "train/shards.h"
+#include "train/trainable.h"
 
 namespace opo {
 
@@ -19,15 +18,12 @@ class Updater {
   // What it works with; all of it outlives the updater.
   struct Parts {
     const TrainConfig& config;
-    Weights& weights;
-    AdamW& optimizer;
-    PackedWeights<T>& packed;
-    Transformer<T>& model;
+    Trainable<T>& policy;
     Tape<T>& tape;  // of the batch at hand; empty after its first update
     Comm& comm;
     NonFiniteGuard& guard;
   };
-  Updater(const Parts& parts, idx micro_batch_bytes);
+  explicit Updater(const Parts& parts) : parts_(parts) {}
 
   // Planted faults: flip:packed (before sampling) and flip:packed_learn, of the packed weights;
   // flip:logprob, where every rollout is an occasion; flip:tape, where every taped segment is.
@@ -47,22 +43,19 @@ class Updater {
   // the update.
   LearnResult Update(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
                      nlohmann::ordered_json& metrics);
+  // Instead, where the policy waits for its critic: the weights stay. E1 of one group.
+  LearnResult Hold(idx step, std::span<const RolloutGroup> groups, nlohmann::ordered_json& metrics);
 
  private:
   LearnResult Step(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
-                   const LossFunction& loss, idx update, idx total_updates,
-                   nlohmann::ordered_json& metrics);
-  LearnResult Accumulate(idx step, std::span<const LearnGroup> groups, const LossFunction& loss,
-                         float* grad, const GradientSum::LayerDone& layer_done);
-  void PutGradientDigest(nlohmann::ordered_json& metrics);
+                   idx update, nlohmann::ordered_json& metrics);
+  UpdateLoss LossOf(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
+                    idx update);
   void CheckExact(idx step, std::span<const RolloutGroup> groups, LearnResult& result);
   // Nothing that the update came from may have changed in memory since it was made.
   void CheckSeals(idx step, std::span<const RolloutGroup> groups);
-  void CheckPacked(idx step) const;
 
   Parts parts_;
-  Learner<T> learner_;
-  GradientSum gradient_;
 };
 
 }  // namespace opo

@@ -87,6 +87,7 @@ class RunningProgram {
 
   pid_t pid() const { return child_; }
   void Signal(int signal) const { ::kill(child_, signal); }
+  std::string out() const { return ReadText(scratch_ / "out"); }
   std::string err() const { return ReadText(scratch_ / "err"); }
   // Returns once it has stopped itself (SIGSTOP), or ended: false.
   bool WaitUntilStopped() {

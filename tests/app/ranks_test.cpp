@@ -28,8 +28,10 @@ bool HaveRanks() {
 // A run with everything that ranks share: evaluation, a reference, checkpoints. The model is wide
 // enough that seven ranks each own a part of its slab.
 std::vector<std::string> Arguments(const std::string& run,
-                                   const std::vector<std::string>& more = {}) {
-  return WithSettings(WithSettings({"train", Example("tiny.toml"), "--quiet"},
+                                   const std::vector<std::string>& more = {},
+                                   const std::string& verb = "train",
+                                   const std::string& config = "tiny.toml") {
+  return WithSettings(WithSettings({verb, Example(config), "--quiet"},
                                    {"run.dir=" + run, "train.steps=3", "train.shards=8",
                                     "checkpoint.every=2", "eval.every=2", "monitor.kl_every=1",
                                     "model.init.hidden_size=96", "run.threads=1"}),
@@ -44,16 +46,18 @@ std::vector<std::string> SortedLines(const std::string& path) {
   return lines;
 }
 
-void ExpectSameForAnyRanks(const std::vector<int>& numbers, const std::vector<std::string>& more) {
+void ExpectSameForAnyRanks(const std::vector<int>& numbers, const std::vector<std::string>& more,
+                           const std::string& verb = "train",
+                           const std::string& config = "tiny.toml") {
   const ScratchFolder scratch;
   const std::string one = scratch / "one";
-  const ProgramResult alone = RunOnRanks(1, Arguments(one, more));
+  const ProgramResult alone = RunOnRanks(1, Arguments(one, more, verb, config));
   ASSERT_EQ(alone.exit_code, 0) << alone.err;
   const std::string digest = alone.last_line()["weights_digest"];
   for (const int ranks : numbers) {
     SCOPED_TRACE(ranks);
     const std::string run = scratch / std::to_string(ranks);
-    const ProgramResult result = RunOnRanks(ranks, Arguments(run, more));
+    const ProgramResult result = RunOnRanks(ranks, Arguments(run, more, verb, config));
     ASSERT_EQ(result.exit_code, 0) << result.err;
     EXPECT_EQ(result.last_line()["weights_digest"], digest);
     EXPECT_EQ(StepsOf(run), StepsOf(one));
@@ -74,7 +78,66 @@ TEST(Ranks, AnyNumberGivesTheSameBits) {
 TEST(Ranks, OffPolicyUpdatesAndDynamicSamplingToo) {
   OPO_NEEDS_RANKS();
   ExpectSameForAnyRanks({2, 3}, {"algorithm.exact=false", "train.mini_batch=8", "train.epochs=2",
-                                 "rollout.dynamic_sampling=true", "rollout.max_draws=3"});
+                                 "rollout.dynamic_sampling=true", "rollout.max_draws=3",
+                                 "reward.0.normalize=whiten", "reward.1.clip=0.5"});
+}
+
+// Log-probs of the reference and of the policy between updates, and greedy answers, are shared
+// work.
+TEST(Ranks, LossesThatTakeMorePassesToo) {
+  OPO_NEEDS_RANKS();
+  ExpectSameForAnyRanks({2, 3},
+                        {"algorithm.name=gspo", "algorithm.exact=false", "train.mini_batch=8",
+                         "algorithm.kl_coef=0.1", "algorithm.entropy_coef=0.01"});
+  ExpectSameForAnyRanks({3}, {"algorithm.name=remax", "algorithm.kl_coef=0.1",
+                              "algorithm.kl_in=reward", "lora.rank=4"});
+}
+
+// Pairs: their scoring, the reference on disk and the judgement behind the refinement prompt.
+TEST(Ranks, PreferencesToo) {
+  OPO_NEEDS_RANKS();
+  const ScratchFolder scratch;
+  std::string rows;
+  for (int i = 0; i < 20; ++i) {
+    const std::string n = std::to_string(i);
+    rows +=
+        R"({"prompt": "say )" + n + R"(", "chosen": ")" + n + R"(!", "rejected": ")" + n + "?\"}\n";
+  }
+  std::ofstream(scratch / "pairs.jsonl") << rows;
+  std::ofstream(scratch / "sr.toml") << "[algorithm]\nname = \"sr_dpo\"\n";
+  const auto run = [&](int ranks) {
+    const std::string folder = scratch / std::to_string(ranks);
+    const ProgramResult result = RunOnRanks(
+        ranks,
+        WithSettings({"dpo", scratch / "sr.toml", "--quiet"},
+                     {"data.train=" + (scratch / "pairs.jsonl"), "data.held_out=0.2",
+                      "run.dir=" + folder, "train.steps=3", "train.shards=4", "rollout.prompts=8",
+                      "eval.every=2", "model.init.max_position=320", "run.threads=1"}));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.last_line();
+  };
+  const auto one = run(1);
+  const auto three = run(3);
+  EXPECT_EQ(three["weights_digest"], one["weights_digest"]);
+  EXPECT_EQ(three["eval_after"], one["eval_after"]);
+  EXPECT_EQ(StepsOf(scratch / "3"), StepsOf(scratch / "1"));
+}
+
+// A critic's values, and its own gradient; answers that go on in the next step.
+TEST(Ranks, CriticsToo) {
+  OPO_NEEDS_RANKS();
+  ExpectSameForAnyRanks(
+      {2, 3}, {"algorithm.name=ppo", "algorithm.exact=false", "train.mini_batch=8",
+               "algorithm.kl_coef=0.1", "algorithm.kl_in=reward", "algorithm.kl_target=0.01"});
+  ExpectSameForAnyRanks({2}, {"algorithm.name=ppo", "critic.init=shared"});
+  ExpectSameForAnyRanks({3}, {"algorithm.name=t_ppo", "algorithm.exact=false", "rollout.window=3"});
+}
+
+// One prompt of a step is scored by its owner; with a KL term all are.
+TEST(Ranks, GivenAnswersToo) {
+  OPO_NEEDS_RANKS();
+  ExpectSameForAnyRanks({3}, {"model.path=", "monitor.kl_every=0"}, "sft", "sft.toml");
+  ExpectSameForAnyRanks({2}, {"model.path=", "algorithm.kl_coef=0.1"}, "sft", "sft.toml");
 }
 
 TEST(Ranks, AnAdapterWithMomentsInBf16Too) {
@@ -140,6 +203,20 @@ TEST(Ranks, AnErrorOfOneEndsAllWithItsMessage) {
   EXPECT_EQ(result.err.find("opo: rank ", said + 1), std::string::npos) << result.err;
 }
 
+// What eval wrote with --json, but for its times.
+std::string WithoutSeconds(const std::string& out) {
+  std::istringstream lines(out);
+  std::string rest;
+  for (std::string text; std::getline(lines, text);) {
+    auto line = nlohmann::ordered_json::parse(text);
+    if (line.contains("sets")) {
+      for (auto& set : line["sets"]) set.erase("seconds");
+    }
+    rest += line.dump() + "\n";
+  }
+  return rest;
+}
+
 TEST(Ranks, EvalAndGenerateGiveTheSameAnswers) {
   OPO_NEEDS_RANKS();
   const ScratchFolder scratch;
@@ -161,9 +238,40 @@ TEST(Ranks, EvalAndGenerateGiveTheSameAnswers) {
     for (const int ranks : {2, 3}) {
       const ProgramResult result = RunOnRanks(ranks, arguments);
       ASSERT_EQ(result.exit_code, 0) << result.err;
-      EXPECT_EQ(result.out, one.out) << ranks;
+      EXPECT_EQ(WithoutSeconds(result.out), WithoutSeconds(one.out)) << ranks;
     }
   }
+}
+
+TEST(Ranks, AnEvaluationThatOneRankBeganIsFinishedBySeveral) {
+  OPO_NEEDS_RANKS();
+  const ScratchFolder scratch;
+  const std::string model = scratch / "model";
+  const std::string other = scratch / "other";
+  ASSERT_EQ(RunProgram({"init", model, "--max-position", "64"}).exit_code, 0);
+  ASSERT_EQ(RunProgram({"init", other, "--max-position", "64", "--seed", "2"}).exit_code, 0);
+  const auto command = [&](const std::string& out) {
+    return std::vector<std::string>{"eval",    "--model",
+                                    model,     "--reference",
+                                    other,     "-n",
+                                    "3",       "--temperature",
+                                    "1",       "--max-new-tokens",
+                                    "8",       "--prompts",
+                                    "9",       "--quiet",
+                                    "--out",   out,
+                                    "--chunk", "2",
+                                    "--json"};
+  };
+  const ProgramResult one = RunOnRanks(1, command(scratch / "one.json"));
+  ASSERT_EQ(one.exit_code, 0) << one.err;
+  ::setenv("OPO_FAULT", "kill:eval-chunk:nth=2", 1);
+  EXPECT_EQ(RunOnRanks(1, command(scratch / "two.json")).exit_code, 128 + SIGKILL);
+  ::unsetenv("OPO_FAULT");
+  const ProgramResult two = RunOnRanks(2, command(scratch / "two.json"));
+  ASSERT_EQ(two.exit_code, 0) << two.err;
+  EXPECT_EQ(WithoutSeconds(two.out), WithoutSeconds(one.out));
+  EXPECT_EQ(ReadText(scratch / "two.json.answers/answers.jsonl"),
+            ReadText(scratch / "one.json.answers/answers.jsonl"));
 }
 
 TEST(Ranks, AVerbForOneProcessSaysSo) {

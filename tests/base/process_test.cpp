@@ -68,6 +68,15 @@ TEST(Process, SaysHowItEnded) {
   EXPECT_EQ(Process(Shell("exit 0")).End(20), "exit code 0");
   EXPECT_EQ(Process(Shell("kill -SEGV $$")).End(20), "signal 11 (Segmentation fault)");
   EXPECT_EQ(Process(Shell("sleep 1000")).End(0), "");  // it was us
+  const auto code = [](const char* script, double grace_s) {
+    Process process(Shell(script));
+    process.End(grace_s);
+    return process.exit_code();
+  };
+  EXPECT_EQ(code("exit 0", 20), 0);
+  EXPECT_EQ(code("exit 3", 20), 3);
+  EXPECT_EQ(code("kill -SEGV $$", 20), 128 + 11);
+  EXPECT_EQ(code("sleep 1000", 0), 128 + 9);  // ours counts too: it did not come to its end
 }
 
 TEST(Process, WhatCannotStartIsAnErrorWithTheReason) {

@@ -14,8 +14,7 @@ namespace {
 struct TinyRun {
   TinyRun() {
     std::filesystem::create_directory(folder / "checkpoints");
-    checkpoint = opo::WriteCheckpoint(folder.path, 1, weights, optimizer, opo::Tokenizer::Bytes(),
-                                      "", {{"optimizer_steps", 1}});
+    checkpoint = opo::WriteCheckpoint(folder.path, 1, models, opo::Tokenizer::Bytes(), {});
   }
   static opo::ModelConfig Shape() {
     opo::ModelConfig config;
@@ -29,6 +28,7 @@ struct TinyRun {
   opo::FuzzFolder folder;
   opo::Weights weights = opo::InitWeights(Shape(), 1, 0.02);
   opo::AdamW optimizer = opo::AdamW(weights.layout, opo::OptimizerConfig{});
+  std::vector<opo::CheckpointModel> models = {{"actor", weights, optimizer}};
   opo::Checkpoint checkpoint;
 };
 
@@ -63,7 +63,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
       }
       default:
         run.folder.Write("checkpoints/step_000001/state.json", bytes);
-        opo::ReadCheckpoint(run.checkpoint, run.weights, run.optimizer);
+        opo::ReadCheckpoint(run.checkpoint, run.models);
     }
   } catch (const opo::Error& error) {
     if (error.code() != opo::ErrorCode::kInput) std::abort();

@@ -201,13 +201,15 @@ void CheckPacking(idx n, idx k) {
   const Rows<float> w = std::move(Rows<float>(n, k, k + 1).Fill(11));
   Rows<float> wt(k, n, n + 5);
   Rows<T> wt_rounded(k, n, n + 5);
+  Rows<T> w_rounded(n, k, k + 3);
   for (idx i = 0; i < n; ++i) {
     for (idx j = 0; j < k; ++j) {
+      w_rounded.row(i)[j] = FromF32<T>(w.row(i)[j]);
       wt.row(j)[i] = w.row(i)[j];
       wt_rounded.row(j)[i] = FromF32<T>(w.row(i)[j]);
     }
   }
-  PackedMatrix<T> packed[4];
+  PackedMatrix<T> packed[5];
   for (PackedMatrix<T>& p : packed) {  // dirty memory: packing must write the zeros itself
     p.data.Reserve(PackedSize(n, k));
     for (idx i = 0; i < p.data.size(); ++i) p.data[i] = FromF32<T>(99.0f);
@@ -219,6 +221,7 @@ void CheckPacking(idx n, idx k) {
   transposed.Pack(wt.data.data(), wt.ld, k, n);
   packed[3].Resize(n, k);
   packed[3].PackTurnedAt(0, transposed);
+  packed[4].PackRows(w_rounded.data.data(), w_rounded.ld, n, k);
   for (const PackedMatrix<T>& p : packed) {
     for (idx i = 0; i < RoundUp(n, 32); ++i) {
       for (idx j = 0; j < RoundUp(k, 32); ++j) {

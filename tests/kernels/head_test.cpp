@@ -186,6 +186,13 @@ void CheckHeadGrad(idx vocab) {
     worst.Add(i, dlogits.at(0, i), want, error + kUnit<T> * (std::abs(want) + error));
   }
   for (idx i = vocab; i < dlogits.ld; ++i) ASSERT_EQ(dlogits.at(0, i), 0.0) << "pads stay zero";
+  // Without a target: the same bits but for its own.
+  Rows<T> others(1, vocab);
+  ActiveKernels().of<T>().head_grad(others.row(0), row.logits.data(), vocab, row.inv_temp,
+                                    stats.lse, -1, coef);
+  for (idx i = 0; i < vocab; ++i) {
+    EXPECT_EQ(others.at(0, i) == dlogits.at(0, i), i != target) << i;
+  }
 }
 
 TEST_P(HeadTest, GradientAgreesWithComplexSteps) {
@@ -193,6 +200,80 @@ TEST_P(HeadTest, GradientAgreesWithComplexSteps) {
     CheckHeadGrad<bf16>(vocab);
     CheckHeadGrad<float>(vocab);
   }
+}
+
+template <class T>
+void CheckHeadEntropyGrad(idx vocab, double scale, float coef, float entropy_coef) {
+  HeadRow row(vocab, 0.9f, scale);
+  const auto target = static_cast<TokenId>(vocab / 3);
+  const TokenStats stats = row.Stats(target);
+  Rows<T> dlogits(1, vocab);
+  ActiveKernels().of<T>().head_entropy_grad(dlogits.row(0), row.logits.data(), vocab, row.inv_temp,
+                                            stats, target, coef, entropy_coef);
+  std::vector<Complex> z;
+  for (idx i = 0; i < vocab; ++i) z.emplace_back(double{row.logits[i]});
+  Worst worst("head_entropy_grad");
+  for (idx i = 0; i < vocab; ++i) {
+    const auto j = static_cast<std::size_t>(i);
+    z[j] += Complex(0, kStep);
+    const double want = (double{coef} * reference::LogProb(z, double{row.inv_temp},
+                                                           static_cast<std::size_t>(target)) +
+                         double{entropy_coef} * reference::Entropy(z, double{row.inv_temp}))
+                            .imag() /
+                        kStep;
+    z[j] -= Complex(0, kStep);
+    // As in CheckHeadGrad; and log p + entropy, each off by what its parts are.
+    const double s_error = row.SumError() + 4 * kUnitF32 * (row.largest + 10);
+    const double entropy_error = 2 * row.SumError() * (1 + row.centered + row.entropy);
+    const double surprise = std::abs(row.s[j] - row.lse + row.entropy);
+    const double error =
+        double{row.inv_temp} *
+            (std::abs(double{coef}) * (row.p[j] * s_error + (i == target ? 4 * kUnitF32 : 0)) +
+             std::abs(double{entropy_coef}) * row.p[j] *
+                 (surprise * s_error + s_error + entropy_error + 8 * kUnitF32 * surprise)) +
+        8 * kUnitF32 * std::abs(want);
+    worst.Add(i, dlogits.at(0, i), want, error + kUnit<T> * (std::abs(want) + error));
+  }
+  for (idx i = vocab; i < dlogits.ld; ++i) ASSERT_EQ(dlogits.at(0, i), 0.0) << "pads stay zero";
+}
+
+TEST_P(HeadTest, TheEntropysGradientAgreesWithComplexSteps) {
+  for (const idx vocab : {3, 64, 259}) {
+    for (const double scale : {0.3, 3.0}) {
+      for (const auto& [coef, entropy] : {std::pair(-1.7f, 0.4f), std::pair(0.0f, -2.0f)}) {
+        CheckHeadEntropyGrad<bf16>(vocab, scale, coef, entropy);
+        CheckHeadEntropyGrad<float>(vocab, scale, coef, entropy);
+      }
+    }
+  }
+}
+
+template <class T>
+void CheckNoEntropyTerm(HeadRow& row) {
+  const TokenStats stats = row.Stats(70);
+  Rows<T> without(1, row.vocab);
+  Rows<T> with(1, row.vocab);
+  const auto& kernels = ActiveKernels().of<T>();
+  kernels.head_grad(without.row(0), row.logits.data(), row.vocab, row.inv_temp, stats.lse, 70,
+                    0.3f);
+  kernels.head_entropy_grad(with.row(0), row.logits.data(), row.vocab, row.inv_temp, stats, 70,
+                            0.3f, 0.0f);
+  EXPECT_EQ(
+      std::memcmp(without.row(0), with.row(0), static_cast<std::size_t>(without.ld) * sizeof(T)),
+      0);
+  kernels.head_entropy_grad(with.row(0), row.logits.data(), row.vocab, row.inv_temp, stats, 70,
+                            0.3f, 1.0f);
+  for (idx i = 0; i < without.ld; ++i) ASSERT_TRUE(std::isfinite(with.at(0, i))) << i;
+}
+
+// And where a probability rounds to 0, or is 0, the term is 0 and no NaN.
+TEST_P(HeadTest, WithACoefficientOf0TheBitsAreThoseWithoutEntropy) {
+  HeadRow row(600, 1.0f, 2.0);
+  for (idx i = 0; i < 600; i += 3) row.logits[i] = -150.0f;
+  for (idx i = 0; i < 600; i += 5) row.logits[i] = -std::numeric_limits<float>::infinity();
+  row.logits[70] = 1.0f;
+  CheckNoEntropyTerm<bf16>(row);
+  CheckNoEntropyTerm<float>(row);
 }
 
 // head_grad with coef -1, temperature 1 and lse 0 writes exp(logit) of every token but the

@@ -257,6 +257,29 @@ TEST_P(RowsTest, SumOfSquaresIsExactToDoublePrecision) {
   }
 }
 
+TEST_P(RowsTest, DotProductsOfRowsAgreeWithDoublePrecision) {
+  for (const idx num : {1, 3, 4, 9}) {
+    for (const idx n : {1, 17, 512, 1300}) {
+      const Rows<float> v = std::move(Rows<float>(num, n).Fill(35, 2.0));
+      std::vector<double> products(static_cast<std::size_t>(num * num), 0.25);
+      ActiveKernels().dot_rows(products.data(), v.row(0), v.ld, num, n);
+      for (idx i = 0; i < num; ++i) {
+        for (idx j = 0; j < num; ++j) {
+          double want = 0.25;
+          double sizes = 0;
+          for (idx e = 0; e < n && i <= j; ++e) {
+            want += v.at(i, e) * v.at(j, e);
+            sizes += std::abs(v.at(i, e) * v.at(j, e));
+          }
+          // f32 over 512 elements: chains of 32, a tree of four, and the products' own rounding.
+          EXPECT_NEAR(products[static_cast<std::size_t>(i * num + j)], want, sizes * 37 * 0x1p-24)
+              << i << ", " << j << " of " << num << ", " << n;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(RowsTest, AddAddsAndStopsAtItsEnd) {
   Rows<float> y = std::move(Rows<float>(1, 45).Fill(33));
   const Rows<float> x = std::move(Rows<float>(1, 45).Fill(34));

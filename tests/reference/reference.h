@@ -73,6 +73,21 @@ S LogProb(const std::vector<S>& z, double inv_temp, std::size_t target) {
   return z[target] * inv_temp - max - std::log(sum);
 }
 
+// The entropy of softmax(z * inv_temp).
+template <class S>
+S Entropy(const std::vector<S>& z, double inv_temp) {
+  double max = -1e300;
+  for (const S& v : z) max = std::max(max, inv_temp * std::real(v));
+  S sum = 0;
+  S weighted = 0;
+  for (const S& v : z) {
+    const S s = v * inv_temp - max;
+    sum += std::exp(s);
+    weighted += std::exp(s) * s;
+  }
+  return std::log(sum) - weighted / sum;
+}
+
 // Attention of one query head. Query i sees the first `visible[i]` keys. (rows, Dh) each.
 template <class S>
 struct Attention {

@@ -28,6 +28,20 @@ inline ModelConfig TinyConfig() {
   return config;
 }
 
+// A few hundred weights, for tests of what is done with weights. 259 is Tokenizer::Bytes()' size.
+inline ModelConfig SmallConfig(idx vocab_size = 11) {
+  ModelConfig config;
+  config.vocab_size = vocab_size;
+  config.hidden_size = 8;
+  config.intermediate_size = 12;
+  config.num_layers = 1;
+  config.num_heads = 2;
+  config.num_kv_heads = 1;
+  config.head_dim = 4;
+  config.max_position = 16;
+  return config;
+}
+
 // Weights large enough that attention and logits are far from uniform.
 inline const Weights& TinyWeights() {
   static const Weights weights = InitWeights(TinyConfig(), 5, 0.15);

@@ -74,13 +74,18 @@ TEST(Structure, RoomsStandInTheOrderOfTheDesign) {
       {"data", {"base", "format"}},
       {"model", {"base", "format", "kernels"}},
       {"math", {"base", "format", "text"}},
-      {"reward", {"base", "data", "format", "math", "text"}},
+      {"reward", {"base", "data", "format", "kernels", "math", "model", "text"}},
       {"algo", {"base"}},
       {"rollout", {"base", "data", "format", "kernels", "math", "model", "reward", "text"}},
+      {"eval", {"base", "data", "format", "kernels", "math", "model", "reward", "text"}},
       {"comm", {"base"}},
+      {"report", {"base"}},
       {"train",
-       {"algo", "base", "comm", "data", "format", "kernels", "math", "model", "reward", "rollout",
-        "text"}}};
+       {"algo", "base", "comm", "data", "eval", "format", "kernels", "math", "model", "report",
+        "reward", "rollout", "text"}},
+      {"compare",
+       {"algo", "base", "comm", "data", "eval", "format", "kernels", "math", "model", "report",
+        "reward", "rollout", "text", "train"}}};
   for (const auto& [room, deps] : wanted) {
     ASSERT_TRUE(rooms.count(room)) << room;
     for (const std::string& dep : rooms.at(room)) {

@@ -12,8 +12,6 @@
 namespace opo {
 namespace {
 
-TokenLoss OnPolicy(double, double, double advantage) { return PolicyGradientLoss(advantage); }
-
 template <class T>
 class Alarm : public testing::Test {};
 using Types = testing::Types<bf16, float>;
@@ -139,7 +137,7 @@ TYPED_TEST(Alarm, TheLearnerChecksTheTapeThatItTakes) {
       Learner<T> learner(tiny.model, weights.layout, {});
       Buffer<float> grad(weights.layout.size);
       try {
-        learner.Accumulate(learn, OnPolicy, grad.data(), &tape);
+        learner.Accumulate(learn, OnPolicyLoss, grad.data(), &tape);
         FAIL() << "went unnoticed: sample " << sample;
       } catch (const Error& error) {
         EXPECT_EQ(error.code(), ErrorCode::kExactness);
@@ -176,7 +174,7 @@ TYPED_TEST(Alarm, TheLearnerChecksThePromptsPagesThatItTakes) {
   Learner<T> learner(tiny.model, weights.layout, {});
   Buffer<float> grad(weights.layout.size);
   try {
-    learner.Accumulate(learn, OnPolicy, grad.data(), &tape);
+    learner.Accumulate(learn, OnPolicyLoss, grad.data(), &tape);
     FAIL() << "went unnoticed";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kExactness);
@@ -205,7 +203,7 @@ TYPED_TEST(Alarm, TheFirstMismatchHasItsPlace) {
   }
   Learner<T> learner(tiny.model, weights.layout, {});
   Buffer<float> grad(weights.layout.size);
-  const LearnResult result = learner.Accumulate(learn, OnPolicy, grad.data());
+  const LearnResult result = learner.Accumulate(learn, OnPolicyLoss, grad.data());
   EXPECT_EQ(result.mismatched_tokens, 2);
   EXPECT_EQ(result.mismatched_group, 1);
   EXPECT_EQ(result.mismatched_sample, 2);

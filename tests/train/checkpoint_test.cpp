@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "reference/tiny_model.h"
 #include "rollout/rollout.h"
 #include "train/run_folder.h"
 
@@ -18,24 +19,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-ModelConfig SmallConfig() {
-  ModelConfig c;
-  c.vocab_size = 259;  // Tokenizer::Bytes()
-  c.hidden_size = 8;
-  c.intermediate_size = 12;
-  c.num_layers = 1;
-  c.num_heads = 2;
-  c.num_kv_heads = 1;
-  c.head_dim = 4;
-  c.max_position = 16;
-  return c;
-}
-
 class Damaged : public testing::Test {
  protected:
   Damaged()
       : dir_(fs::temp_directory_path() / ("opo_checkpoint_test_" + std::to_string(::getpid()))),
-        weights_(InitWeights(SmallConfig(), 1, 0.02)),
+        weights_(InitWeights(SmallConfig(259), 1, 0.02)),
         optimizer_(weights_.layout, OptimizerConfig{}) {
     fs::remove_all(dir_);
     fs::create_directories(dir_ / "checkpoints");
@@ -47,9 +35,10 @@ class Damaged : public testing::Test {
     weights_.slab[0] = static_cast<float>(step);
     ordered_json state;
     state["step"] = step;
-    state["optimizer_steps"] = step;
+    optimizer_.SetSteps(step);
     state["manifest"] = {{"seed", seed}};
-    return WriteCheckpoint(dir_, step, weights_, optimizer_, Tokenizer::Bytes(), "", state);
+    const CheckpointModel model{"actor", weights_, optimizer_};
+    return WriteCheckpoint(dir_, step, {&model, 1}, Tokenizer::Bytes(), state);
   }
 
   // The step of the checkpoint that a resume would use; what was said of the others is in said_.

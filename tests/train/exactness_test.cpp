@@ -15,8 +15,6 @@ namespace {
 
 constexpr double kTemperature = 0.9;
 
-TokenLoss OnPolicy(double, double, double advantage) { return PolicyGradientLoss(advantage); }
-
 // Rollouts of the tiny model, with advantages of both signs; the second group has none.
 template <class T>
 std::vector<RolloutGroup> Rollouts(TinyModel<T>& tiny, Tape<T>* tape = nullptr,
@@ -69,7 +67,7 @@ Learned Learn(const std::vector<RolloutGroup>& groups, const LearnerConfig& conf
   Learner<T> learner(tiny.model, weights.layout, config);
   Learned out{Buffer<float>(weights.layout.size), {}};
   const auto learn = WithWeights(groups);
-  out.result = learner.Accumulate(learn, OnPolicy, out.grad.data());
+  out.result = learner.Accumulate(learn, OnPolicyLoss, out.grad.data());
   return out;
 }
 
@@ -259,7 +257,7 @@ TYPED_TEST(LearnerExactness, TheTapeChangesNoBitOfTheGradient) {
       auto learn = WithWeights(groups);
       for (std::size_t g = 0; g < learn.size(); ++g) learn[g].tape_group = static_cast<idx>(g);
       Buffer<float> grad(weights.layout.size);
-      const LearnResult result = learner.Accumulate(learn, OnPolicy, grad.data(), &tape);
+      const LearnResult result = learner.Accumulate(learn, OnPolicyLoss, grad.data(), &tape);
       EXPECT_TRUE(SameBits(want.grad, grad)) << "share " << share << ", " << memory << " bytes";
       EXPECT_EQ(result.loss, want.result.loss);
       EXPECT_EQ(result.compared_tokens, want.result.compared_tokens);
@@ -330,7 +328,7 @@ TYPED_TEST(LearnerExactness, EveryArchitectureIsExact) {
       auto learn = WithWeights(taped);
       for (std::size_t g = 0; g < learn.size(); ++g) learn[g].tape_group = static_cast<idx>(g);
       Buffer<float> grad(weights.layout.size);
-      learner.Accumulate(learn, OnPolicy, grad.data(), &tape);
+      learner.Accumulate(learn, OnPolicyLoss, grad.data(), &tape);
       EXPECT_TRUE(SameBits(all.grad, grad)) << variant << ", tape of " << tape.rows << " rows";
     }
   }
@@ -490,7 +488,7 @@ void CheckSmolLm2() {
     learner_config.memory_bytes = memory_rows * sizes.row_bytes();
     Learner<T> learner(smol.model, weights.layout, learner_config);
     Learned out{Buffer<float>(weights.layout.size), {}};
-    out.result = learner.Accumulate(learn, OnPolicy, out.grad.data());
+    out.result = learner.Accumulate(learn, OnPolicyLoss, out.grad.data());
     EXPECT_EQ(out.result.mismatched_tokens, 0);
     EXPECT_GT(out.result.compared_tokens, 0);
     return out;

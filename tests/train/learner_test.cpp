@@ -57,8 +57,6 @@ std::vector<LearnGroup> WithWeights(const Case& c) {
   return learn;
 }
 
-TokenLoss OnPolicy(double, double, double advantage) { return PolicyGradientLoss(advantage); }
-
 class GoldenModel : public testing::TestWithParam<const char*> {};
 class GoldenWithScaledRope : public GoldenModel {};
 
@@ -121,7 +119,7 @@ TEST_P(GoldenModel, GradientAgreesWithPyTorch) {
   Learner<float> learner(model, weights.layout, config);
   Buffer<float> grad(weights.layout.size);
   const std::vector<LearnGroup> learn = WithWeights(c);
-  const LearnResult result = learner.Accumulate(learn, OnPolicy, grad.data());
+  const LearnResult result = learner.Accumulate(learn, OnPolicyLoss, grad.data());
   EXPECT_GT(result.tokens, 0);
   const SafetensorsFile expected = SafetensorsFile::Open(folder + "/grads.safetensors");
   for (const TensorSpec& t : weights.layout.tensors) {

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/fault.h"
+#include "reference/tiny_model.h"
 #include "train/floor.h"
 
 namespace opo {
@@ -17,19 +18,6 @@ namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-ModelConfig SmallConfig() {
-  ModelConfig c;
-  c.vocab_size = 11;
-  c.hidden_size = 8;
-  c.intermediate_size = 12;
-  c.num_layers = 1;
-  c.num_heads = 2;
-  c.num_kv_heads = 1;
-  c.head_dim = 4;
-  c.max_position = 16;
-  return c;
-}
 
 std::vector<RolloutGroup> TwoGroups() {
   std::vector<RolloutGroup> groups(2);
@@ -62,6 +50,23 @@ TEST(NonFinite, ABatchIsLookedThrough) {
   found = NonFiniteInBatch(groups, weights);
   EXPECT_EQ(found->what, "log-prob");
   EXPECT_EQ(found->where, "prompt 0, answer 0, token 1");
+  EXPECT_TRUE(found->lasting);
+}
+
+TEST(NonFinite, TokensAdvantagesAndTheReferenceAreLookedThrough) {
+  const Weights weights = InitWeights(SmallConfig(), 1, 0.02);
+  std::vector<RolloutGroup> groups = TwoGroups();
+  groups[1].rollouts[0].token_advantages = {0.5, static_cast<double>(kInf)};
+  groups[1].rollouts[1].reference_logprobs = {-1.0f, -2.0f};
+  auto found = NonFiniteInBatch(groups, weights);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->what, "advantage");
+  EXPECT_EQ(found->where, "prompt 1, answer 0, token 1");
+  EXPECT_FALSE(found->lasting);
+  groups[1].rollouts[1].reference_logprobs[0] = kNaN;
+  found = NonFiniteInBatch(groups, weights);
+  EXPECT_EQ(found->what, "reference log-prob");
+  EXPECT_EQ(found->where, "prompt 1, answer 1, token 0");
   EXPECT_TRUE(found->lasting);
 }
 

@@ -9,22 +9,10 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "reference/tiny_model.h"
 
 namespace opo {
 namespace {
-
-ModelConfig SmallConfig() {
-  ModelConfig c;
-  c.vocab_size = 11;
-  c.hidden_size = 8;
-  c.intermediate_size = 12;
-  c.num_layers = 1;
-  c.num_heads = 2;
-  c.num_kv_heads = 1;
-  c.head_dim = 4;
-  c.max_position = 16;
-  return c;
-}
 
 double Value(idx i, double scale) { return scale * std::sin(static_cast<double>(i) * 0.7 + 0.3); }
 

@@ -28,7 +28,7 @@ ModelConfig SmallModel() { return FreshModel(ModelInitConfig{}, Tokenizer::Bytes
 TEST(MemoryPlan, PartsSumToTheTotalAndStayBelowTheBudget) {
   const MemoryPlan plan = PlanMemory(SmallRun(), SmallModel(), 8);
   EXPECT_EQ(plan.total(), plan.process + plan.weights + plan.optimizer + plan.gradient +
-                              plan.packed + plan.head + plan.rollout + plan.tape +
+                              plan.packed + plan.frozen + plan.head + plan.rollout + plan.tape +
                               plan.micro_batch);
   EXPECT_EQ(plan.budget, idx{1024} << 20);
   EXPECT_LE(plan.total(), plan.budget);
