@@ -196,7 +196,8 @@ class Comparer {
            run.dir, config);
     }
     if (fs::exists(run.dir + "/finished")) return true;
-    std::vector<std::string> arguments = {"train", "--quiet"};
+    const char* verb = TrainVerbOf(run.config);
+    std::vector<std::string> arguments = {verb, "--quiet"};
     if (fs::exists(run.dir + "/config.toml")) {
       arguments.insert(arguments.end(), {"--resume", run.dir});
     } else {
@@ -210,7 +211,7 @@ class Comparer {
       failure_ = "non-finite numbers";
       return false;
     }
-    if (end.exit_code != 0) Broken("train", label, end);
+    if (end.exit_code != 0) Broken(verb, label, end);
     WriteFileAtomically(run.dir + "/finished", "");
     return true;
   }

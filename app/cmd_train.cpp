@@ -57,6 +57,12 @@ constexpr TrainVerb kTrainVerbs[] = {
      "learn from pairs against a reference", "examples/dpo.toml"},
 };
 
+const TrainVerb* VerbThatTakes(const TrainConfig& config) {
+  const auto* verb = std::find_if(std::begin(kTrainVerbs), std::end(kTrainVerbs),
+                                  [&](const TrainVerb& of) { return of.takes(config); });
+  return verb == std::end(kTrainVerbs) ? nullptr : verb;
+}
+
 // The verb's own algorithms, and no others: what another learns from is another thing.
 void CheckVerb(const TrainVerb& verb, const TrainConfig& config) {
   if (verb.takes(config)) return;
@@ -66,13 +72,12 @@ void CheckVerb(const TrainVerb& verb, const TrainConfig& config) {
     other.algorithm.name = algorithm.name;
     if (verb.takes(other)) own.push_back(algorithm.name);
   }
-  const auto* cure = std::find_if(std::begin(kTrainVerbs), std::end(kTrainVerbs),
-                                  [&](const TrainVerb& other) { return other.takes(config); });
+  const TrainVerb* cure = VerbThatTakes(config);
   Fail(ErrorCode::kUsage,
        "opo {}: is for algorithms that {} ({}), and algorithm.name = \"{}\" does not; {}",
        verb.name, verb.what, fmt::join(own, ", "), config.algorithm.name,
-       cure == std::end(kTrainVerbs) ? std::string("choose one of them")
-                                     : fmt::format("run `opo {}`", cure->name));
+       cure == nullptr ? std::string("choose one of them")
+                       : fmt::format("run `opo {}`", cure->name));
 }
 
 struct TrainArguments {
@@ -300,6 +305,12 @@ void AddTrainVerb(CLI::App& app, const TrainVerb& of, int& exit_code) {
 }
 
 }  // namespace
+
+const char* TrainVerbOf(const TrainConfig& config) {
+  const TrainVerb* verb = VerbThatTakes(config);
+  OPO_CHECK(verb != nullptr);
+  return verb->name;
+}
 
 void AddTrain(CLI::App& app, int& exit_code) {
   for (const TrainVerb& verb : kTrainVerbs) AddTrainVerb(app, verb, exit_code);

@@ -84,6 +84,10 @@ struct RewardOptions {
 // Makes a folder and those above it. Throws Error(kWork).
 void MakeFolder(const std::string& path);
 
+struct TrainConfig;
+// The verb that trains such a config: train, sft, rm or dpo.
+const char* TrainVerbOf(const TrainConfig& config);
+
 // Each adds its subcommand; the callback runs it and sets the exit code.
 void AddTrain(CLI::App& app, int& exit_code);
 void AddEval(CLI::App& app, int& exit_code);

@@ -50,7 +50,7 @@ TrainConfig ArmConfig(const CompareConfig& config, const CompareArm& arm, idx se
   std::vector<std::string> told = Told(config, arm, seed);
   const auto load = [&] {
     try {
-      return LoadTrainConfig(config.config, told);
+      return LoadTrainConfig(arm.config.empty() ? config.config : arm.config, told);
     } catch (const Error& error) {
       Fail(error.code(), "arm \"{}\": {}", arm.name, error.what());
     }
@@ -108,6 +108,8 @@ void VisitFields(Fields& f, CompareBudget& c) {
 void VisitFields(Fields& f, CompareArm& c) {
   f.Field("name", c.name, "its name and folder");
   f.Field("summary", c.summary, "what it is, for the table");
+  f.Field("config", c.config,
+          "its own training config, of any verb that trains; empty: that of all");
   f.Field("set", c.set, "its settings, as \"train.lr=1e-6\"");
   f.Section("budget", c.budget, "Its own budget; none: that of all");
 }
@@ -141,6 +143,9 @@ void VisitFields(Fields& f, CompareConfig& c) {
   f.Field("seeds", c.seeds, "how many seeds; intervals need two, a verdict three", Range(1, 1000));
   f.Field("first_seed", c.first_seed, "the first of them", Count());
   f.Field("window", c.window, "steps that first, last and peak reward are means of", Range(1, 1e6));
+  f.Field("reward_key", c.reward_key,
+          "the metric that reward columns are of, such as one term's \"rewards/NAME/mean\"; runs "
+          "without it have none");
   f.Field("target_reward", c.target_reward, "for the tokens that it takes to get there; 0: none");
   f.Field("spike", c.spike, "a gradient norm above so many medians of its run is a spike",
           Above(1));
@@ -162,6 +167,7 @@ CompareConfig LoadCompareConfig(const std::string& path, const std::vector<std::
   const std::filesystem::path file(path);
   ResolveBeside(config.config, file.parent_path());
   ResolveBeside(config.start.config, file.parent_path());
+  for (CompareArm& arm : config.arm) ResolveBeside(arm.config, file.parent_path());
   for (std::string& arg : config.eval.args) ResolveBeside(arg, file.parent_path());
   ResolveBeside(config.eval.judge, file.parent_path());
   if (!model.empty()) {

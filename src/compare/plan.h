@@ -24,6 +24,7 @@ struct CompareBudget {  // [budget], [arm.budget]: one of them
 struct CompareArm {  // [[arm]]
   std::string name;
   std::string summary;
+  std::string config;  // empty: the comparison's
   std::vector<std::string> set;
   CompareBudget budget;
 };
@@ -55,6 +56,7 @@ struct CompareConfig {
   idx seeds = 3;
   idx first_seed = 1;
   idx window = 3;
+  std::string reward_key = "critic/score/mean";  // in metrics.jsonl
   double target_reward = 0;
   double spike = 3;
   bool keep_models = false;

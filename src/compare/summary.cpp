@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "compare/statistics.h"
+#include "train/given.h"
 
 namespace opo {
 
@@ -135,21 +136,15 @@ class Series {
   std::vector<ordered_json> lines_;
 };
 
-}  // namespace
-
-void SummarizeTraining(const CompareConfig& config, FinishedRun& finished) {
-  const CompareRun& run = finished.run;
-  const Series series(run.dir + "/metrics.jsonl");
-  const std::vector<double> reward = series("critic/score/mean");
-  const std::size_t n = series.size();
+// First, last and best reward, each the mean of a window of steps, and the tokens that the target
+// took.
+void SummarizeReward(const CompareConfig& config, const std::vector<double>& reward,
+                     const std::vector<double>& tokens, RunNumbers& out) {
+  const std::size_t n = reward.size();
   const std::size_t window = std::min(n, static_cast<std::size_t>(config.window));
-  const std::size_t last = n - window;
-  finished.first_rollouts = series.lines().front().value("exact/rollout_digest", "");
-  RunNumbers& out = finished.numbers;
-  out["reward/first"] = MeanOf(reward, 0, window);
-  out["reward/last"] = MeanOf(reward, last, window);
-  double peak = out["reward/first"];
-  const std::vector<double> tokens = series("perf/total_num_tokens");
+  const double first = MeanOf(reward, 0, window);
+  const double last = MeanOf(reward, n - window, window);
+  double peak = first;
   double spent = 0;
   double to_target = kNaN;
   for (std::size_t i = 0; i < n; ++i) {
@@ -157,29 +152,51 @@ void SummarizeTraining(const CompareConfig& config, FinishedRun& finished) {
     if (i + 1 < window) continue;
     const double mean = MeanOf(reward, i + 1 - window, window);
     peak = std::max(peak, mean);
-    const bool there = config.target_reward > 0 && mean >= config.target_reward;
+    const bool there = config.target_reward != 0 && mean >= config.target_reward;
     if (there && std::isnan(to_target)) to_target = spent;
   }
+  out["reward/first"] = first;
+  out["reward/last"] = last;
   out["reward/peak"] = peak;
-  out["reward/drop"] = peak - out["reward/last"];
+  out["reward/drop"] = peak - last;
+  out["tokens/to_target"] = to_target;
+  // Half of the best means nothing where rewards fall below 0.
+  const bool signless = *std::min_element(reward.begin(), reward.end()) >= 0;
+  out["collapsed"] = signless ? (last < peak / 2 ? 1 : 0) : kNaN;
+}
+
+}  // namespace
+
+void SummarizeTraining(const CompareConfig& config, FinishedRun& finished) {
+  const CompareRun& run = finished.run;
+  const Series series(run.dir + "/metrics.jsonl");
+  const std::size_t n = series.size();
+  const std::size_t window = std::min(n, static_cast<std::size_t>(config.window));
+  const std::size_t last = n - window;
+  RunNumbers& out = finished.numbers;
+  const std::vector<double> tokens = series("perf/total_num_tokens");
+  out["tokens/total"] = MeanOf(tokens, 0, n) * static_cast<double>(n);
+  out["collapsed"] = 0;
+  // Runs on given answers sample none, and nothing rewards them.
+  if (!IsGiven(run.config)) {
+    finished.first_rollouts = series.lines().front().value("exact/rollout_digest", "");
+    SummarizeReward(config, series(config.reward_key.c_str()), tokens, out);
+    out["entropy/last"] = MeanOf(series("actor/entropy"), last, window);
+    out["length/last"] = MeanOf(series("response_length/mean"), last, window);
+  }
   const std::vector<double> norms = series("actor/grad_norm");
   const double median = Median(norms);
   out["grad_norm/max"] = *std::max_element(norms.begin(), norms.end());
   out["grad_norm/spikes"] = static_cast<double>(std::count_if(
       norms.begin(), norms.end(), [&](double x) { return x > config.spike * median; }));
-  out["entropy/last"] = MeanOf(series("actor/entropy"), last, window);
-  out["length/last"] = MeanOf(series("response_length/mean"), last, window);
   out["kl/last"] = series.LastOf("monitor/kl_k3");
   const std::vector<double> updates = series("training/optimizer_steps");
   out["updates/total"] = MeanOf(updates, 0, n) * static_cast<double>(n);
   out["steps/total"] = static_cast<double>(n);
-  out["tokens/total"] = spent;
-  out["tokens/to_target"] = to_target;
   out["step_s/median"] = Median(series("timing_s/step"));
   const std::vector<double> memory = series("perf/cpu_memory_used_gb");
   out["memory_gb/peak"] = *std::max_element(memory.begin(), memory.end());
   out["models"] = static_cast<double>(ModelsHeld(run.config));
-  out["collapsed"] = out["reward/last"] < peak / 2 ? 1 : 0;
 }
 
 RunNumbers SummarizeEval(const ordered_json& eval) {

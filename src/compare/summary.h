@@ -1,8 +1,8 @@
 // What a run comes to, and what several come to beside each other.
 //
 // Columns of a run, from its metrics.jsonl (means over `window` steps where it says so):
-//   reward/first, reward/last, reward/peak   mean training reward: of the first window, the last,
-//                                            the best
+//   reward/first, reward/last, reward/peak   mean training reward (`reward_key`): of the first
+//                                            window, the last, the best
 //   reward/drop                              peak - last
 //   grad_norm/max, grad_norm/spikes          the largest; steps above `spike` medians of the run
 //   entropy/last, length/last, kl/last       of the last window; KL (k3, nats a token) to the start
@@ -11,7 +11,9 @@
 //                                            target; NaN where it never did
 //   step_s/median, memory_gb/peak, models    the price of a step
 //   collapsed                                1: it ended by non-finite numbers, or its last reward
-//                                            is below half its peak; else 0
+//                                            is below half its peak; else 0; NaN where rewards
+//                                            fall below 0
+// Runs on given answers have no reward, entropy and length; their tokens are those they read.
 // and from the evaluation of its last model "eval/..." with the names of `opo eval`'s JSON, after
 // "<set>/" where there are several sets; quantities with an interval by their value.
 #pragma once

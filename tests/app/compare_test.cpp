@@ -102,6 +102,45 @@ TEST_F(Compare, ArmsShareStartAndFirstRolloutsAndBudget) {
   EXPECT_EQ(Bits(resumed.last_line()), Bits(all));
 }
 
+TEST_F(Compare, AnArmOnGivenAnswersIsTrainedByItsOwnVerb) {
+  std::ofstream pairs(folder_ / "pairs.jsonl");
+  for (int i = 0; i < 8; ++i) {
+    pairs << R"({"prompt": ")" << i << R"(", "chosen": "a", "rejected": "b"})"
+          << "\n";
+  }
+  pairs.close();
+  std::ofstream(folder_ / "dpo.toml") << R"(
+[model.init]
+hidden_size = 32
+intermediate_size = 64
+num_layers = 1
+max_position = 64
+[data]
+train = ")" << std::string(folder_ / "pairs.jsonl")
+                                      << R"("
+[rollout]
+prompts = 4
+[algorithm]
+name = "dpo"
+)";
+  auto command = Command("f");
+  command.insert(command.end(),
+                 {"--set", "seeds=1", "--set", "arm.1.config=" + (folder_ / "dpo.toml"), "--set",
+                  "arm.1.set=[]", "--set", "reward_key=rewards/regex/mean", "--set",
+                  "claim.0.key=updates/total"});
+  const ProgramResult result = RunProgram(command);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto all = result.last_line();
+  EXPECT_TRUE(all.at("same_first_rollouts").get<bool>());
+  EXPECT_EQ(all.at("arms").at(1).at("algorithm"), "dpo");
+  const auto& cells = all.at("cells");
+  EXPECT_FALSE(cells.at("opo").at("reward/last").at("mean").is_null());
+  const auto& dpo = cells.at("grpo-off-policy");
+  EXPECT_TRUE(dpo.at("reward/last").at("mean").is_null());
+  EXPECT_EQ(dpo.at("updates/total").at("mean"), 4);
+  EXPECT_GT(dpo.at("eval/pass@4").at("mean"), 0);
+}
+
 TEST_F(Compare, OtherSettingsInTheSameFolderAreRefused) {
   auto command = Command("c");
   command.insert(command.end(), {"--set", "seeds=1"});

@@ -75,6 +75,35 @@ TEST_F(Summary, OfARunThatRisesAndFalls) {
   EXPECT_EQ(n.at("steps/total"), 6);
 }
 
+TEST_F(Summary, RewardsBelowZeroHaveTargetsAndNoHalf) {
+  config_.target_reward = -0.5;
+  Write({-2, -1, 0, -2, -2}, {1, 1, 1, 1, 1});
+  const RunNumbers n = Summarize();
+  EXPECT_EQ(n.at("reward/drop"), 1.5);
+  EXPECT_EQ(n.at("tokens/to_target"), 300);
+  EXPECT_TRUE(std::isnan(n.at("collapsed")));
+}
+
+TEST_F(Summary, TheRewardMayBeOneTerm) {
+  config_.reward_key = "response_length/mean";
+  Write({0.1, 0.2, 0.3}, {1, 1, 1});
+  EXPECT_EQ(Summarize().at("reward/last"), 10);
+  config_.reward_key = "rewards/none/mean";
+  EXPECT_THROW(Summarize(), Error);
+}
+
+TEST_F(Summary, GivenAnswersHaveNoReward) {
+  run_.config.algorithm.name = "dpo";
+  Write({0.1, 0.2, 0.3}, {1, 1, 1});
+  FinishedRun finished;
+  finished.run = run_;
+  SummarizeTraining(config_, finished);
+  EXPECT_EQ(finished.first_rollouts, "");
+  EXPECT_EQ(finished.numbers.count("reward/last"), 0u);
+  EXPECT_EQ(finished.numbers.at("tokens/total"), 300);
+  EXPECT_EQ(finished.numbers.at("updates/total"), 12);
+}
+
 TEST_F(Summary, ATargetThatIsNotReachedIsNoNumber) {
   Write({0.1, 0.2, 0.3}, {1, 1, 1});
   const RunNumbers n = Summarize();
@@ -111,8 +140,8 @@ class ComparisonOf : public ::testing::Test {
  protected:
   ComparisonOf() {
     config_.title = "test";
-    config_.arm = {{.name = "opo", .summary = "", .set = {}, .budget = {}},
-                   {.name = "grpo", .summary = "", .set = {}, .budget = {}}};
+    config_.arm = {{.name = "opo", .summary = "", .config = "", .set = {}, .budget = {}},
+                   {.name = "grpo", .summary = "", .config = "", .set = {}, .budget = {}}};
     config_.claim = {{.id = "kl",
                       .text = "stays closer",
                       .key = "kl/last",
