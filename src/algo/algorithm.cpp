@@ -18,7 +18,7 @@ constexpr std::string_view kGae =
     "A_t = delta_t + gamma lambda A_(t+1), delta_t = r_t + gamma V_(t+1) - V_t, lambda = "
     "gae_lambda, V behind the last token = 0, whitened over the batch's tokens if "
     "whiten_advantages; the critic learns G_t = A_t + V_t, before the whitening";
-constexpr std::string_view kGaeKeys = "gamma gae_lambda whiten_advantages";
+constexpr std::string_view kPpoKeys = "gamma gae_lambda whiten_advantages ptx_coef";
 
 constexpr Algorithm kAlgorithms[] = {
     {.name = "opo",
@@ -349,7 +349,7 @@ constexpr Algorithm kAlgorithms[] = {
      .advantages = PpoAdvantages,
      .token_loss = PpoClipLoss,
      .formula = kGae,
-     .keys = kGaeKeys,
+     .keys = kPpoKeys,
      .critic = {.whiten = true, .clip_value = 0.5}},
     {.name = "ppo_max",
      .summary = "ppo with its constraint in the reward: token KL, normalised and clipped rewards",
@@ -360,7 +360,7 @@ constexpr Algorithm kAlgorithms[] = {
      .token_loss = PpoClipLoss,
      .formula = kGae,
      .clip = {.low = 0.2, .high = 0.2, .dual = 0},
-     .keys = kGaeKeys,
+     .keys = kPpoKeys,
      .critic = {.whiten = false, .clip_value = 0.2}},
     {.name = "t_ppo",
      .summary = "ppo on a window of each answer; unfinished ones go on in the next step",
@@ -373,7 +373,7 @@ constexpr Algorithm kAlgorithms[] = {
                 "whitened; V behind the last token: 0 of a finished answer, else V at that token "
                 "(EGAE); the critic learns sum_{s >= t} gamma^(s-t) r_s of finished answers",
      .clip = {.low = 0.2, .high = 0.28, .dual = 0},
-     .keys = kGaeKeys,
+     .keys = "gamma gae_lambda whiten_advantages",
      .critic = {.whiten = true, .clip_value = 0.5}},
     {.name = "apa",
      .summary = "regression of the log-ratio to the reference onto a critic's advantages",
@@ -429,7 +429,8 @@ std::vector<OwnSetting> OwnSettings(const AlgorithmConfig& config) {
           {"gae_lambda", config.gae_lambda != standard.gae_lambda},
           {"whiten_advantages", config.whiten_advantages != standard.whiten_advantages},
           {"apa_lambda", config.apa_lambda != standard.apa_lambda},
-          {"awr_scale", config.awr_scale != standard.awr_scale}};
+          {"awr_scale", config.awr_scale != standard.awr_scale},
+          {"ptx_coef", config.ptx_coef != standard.ptx_coef}};
 }
 
 }  // namespace

@@ -88,6 +88,7 @@ struct AlgorithmConfig {  // [algorithm]
   std::string whiten_advantages = {};  // those with a critic: "yes", "no"; "": the algorithm's own
   double apa_lambda = 0.1;             // apa
   double awr_scale = 0.5;              // awr
+  double ptx_coef = 0;                 // ppo, ppo_max
   double kl_target = 0;                // of AdaptedKlCoef; 0: kl_coef stays
   double kl_horizon = 10000;
 };

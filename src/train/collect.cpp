@@ -1,5 +1,6 @@
 #include "train/collect.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/clock.h"
@@ -19,6 +20,18 @@ void CutPrompt(const DataConfig& config, std::vector<TokenId>& prompt) {
   const auto limit = static_cast<std::size_t>(config.prompt_limit);
   if (config.overlong != "truncate" || prompt.size() <= limit) return;
   prompt.erase(prompt.begin(), prompt.end() - static_cast<std::ptrdiff_t>(limit));
+}
+
+// Gives the finished answers of a window what `whole`, the same answers from their beginning, were
+// rewarded.
+void TakeScores(const RolloutGroup& whole, RolloutGroup& window) {
+  auto scored = whole.rollouts.begin();
+  for (Rollout& rollout : window.rollouts) {
+    if (rollout.unfinished) continue;
+    rollout.scores = scored->scores;
+    rollout.reward = scored->reward;
+    ++scored;
+  }
 }
 
 }  // namespace
@@ -282,15 +295,7 @@ std::vector<RolloutGroup> Collector<T>::CollectWindow(idx step, ordered_json& me
     for (const RolloutGroup& group : own) whole.push_back(carried_.Whole(group, parts_.tokenizer));
     ScoreGroups(whole, parts_.problems, parts_.prompts, parts_.rewards,
                 {&parts_.journal, step, "train", config.rollout.samples});
-    for (std::size_t g = 0; g < whole.size(); ++g) {
-      auto scored = whole[g].rollouts.begin();
-      for (Rollout& rollout : own[g].rollouts) {
-        if (rollout.unfinished) continue;
-        rollout.scores = scored->scores;
-        rollout.reward = scored->reward;
-        ++scored;
-      }
-    }
+    for (std::size_t g = 0; g < whole.size(); ++g) TakeScores(whole[g], own[g]);
     generate_seconds += generated - begun;
     reward_seconds += Seconds() - generated;
   });
@@ -307,6 +312,13 @@ std::vector<RolloutGroup> Collector<T>::CollectWindow(idx step, ordered_json& me
       answer_tokens_ += answer.length();
     }
     finished_.push_back(std::move(whole));
+  }
+  NormalizeScores(finished_, parts_.rewards);
+  auto whole = finished_.begin();
+  for (RolloutGroup& group : groups) {
+    const bool any = std::any_of(group.rollouts.begin(), group.rollouts.end(),
+                                 [](const Rollout& r) { return !r.unfinished; });
+    if (any) TakeScores(*whole++, group);
   }
   carried_.Advance(groups, step);
   if (!finished_.empty()) {

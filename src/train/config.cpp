@@ -244,6 +244,10 @@ void VisitFields(Fields& f, AlgorithmConfig& c) {
           "sr_dpo, sr_ipo: weight of the margin that the policy's own judgement gives", AtLeast(0));
   f.Field("sr_prompt", c.sr_prompt,
           "sr_dpo, sr_ipo: put before a prompt to ask the policy for its judgement");
+  f.Field("ptx_coef", c.ptx_coef,
+          "ppo, ppo_max: of a language-model loss on the demonstrations of a step's prompts, which "
+          "data.train has with them (PPO-ptx); 0: none",
+          Range(0, 1e6));
   f.Field("multi_objective_aggregation", c.multi_objective_aggregation,
           "several rewards: their weighted sum, or the sum of each one's deviations in its group",
           OneOf({"sum_then_normalize", "normalize_then_sum"}));

@@ -196,6 +196,8 @@ bool KlInReward(const AlgorithmConfig& config);
 bool TermsNeedReference(const AlgorithmConfig& config);  // in the loss, or in the reward
 bool NeedsReference(const TrainConfig& config);          // the weights that the run began with
 bool LearnsReward(const TrainConfig& config);            // a reward model beside the policy
+// The sampled prompts come with answers to learn from: for that reward model, or for the policy.
+bool NeedsDemonstrations(const TrainConfig& config);
 bool NeedsGreedy(const TrainConfig& config);  // an answer of likeliest tokens to each prompt
 // The learning weights' log-probs of an update's answers, before it: the loss of a token depends on
 // others. A batch's first update has those of sampling.

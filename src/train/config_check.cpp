@@ -174,6 +174,11 @@ bool LearnsReward(const TrainConfig& config) {
   return (FindAlgorithm(config.algorithm.name).needs & kNeedsLearnedReward) != 0;
 }
 
+bool NeedsDemonstrations(const TrainConfig& config) {
+  return config.algorithm.ptx_coef > 0 ||
+         (LearnsReward(config) && config.algorithm.demo_weight > 0);
+}
+
 bool TermsNeedReference(const AlgorithmConfig& config) {
   return config.kl_coef != 0 || (FindAlgorithm(config.name).needs & kNeedsReference) != 0;
 }

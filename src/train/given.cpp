@@ -115,10 +115,11 @@ void CheckGiven(const TrainConfig& c) {
   const RolloutSettings& r = c.rollout;
   const GivenAnswers given = GivenOf(c);
   if (given == GivenAnswers::kNothing) {
-    const char* key = !c.data.completion_key.empty() ? "completion_key"
-                      : c.data.learn != "assistant"  ? "learn"
-                      : c.data.sequence_limit != 0   ? "sequence_limit"
-                                                     : nullptr;
+    const bool demonstrated = NeedsDemonstrations(c);
+    const char* key = !demonstrated && !c.data.completion_key.empty() ? "completion_key"
+                      : !demonstrated && c.data.sequence_limit != 0   ? "sequence_limit"
+                      : c.data.learn != "assistant"                   ? "learn"
+                                                                      : nullptr;
     if (key != nullptr) {
       Fail(ErrorCode::kUsage,
            "data.{}: algorithm.name = \"{}\" samples its answers, and takes none from the data: "
@@ -255,6 +256,23 @@ RolloutGroup GivenGroup(const TrainConfig& config, idx max_position, const Token
     SealTokens(rollout);
   }
   group.rollouts.front().reward = problem.margin;
+  return group;
+}
+
+RolloutGroup DemonstrationGroup(const TrainConfig& config, idx max_position,
+                                const Tokenizer& tokenizer, const PromptRenderer& prompts,
+                                const Problem& problem) {
+  RolloutGroup group = GivenGroup(config, max_position, tokenizer, prompts, problem);
+  group.demonstration = true;
+  const idx tokens = std::ssize(group.prompt) + group.rollouts.front().length();
+  const idx limit = SequenceLimit(config, max_position);
+  if (tokens > limit) {
+    Fail(ErrorCode::kInput,
+         "{}, the problem {} (id '{}'): its demonstration has {} tokens with the prompt, and {} is "
+         "{}; leave it out, or set data.overlong to truncate",
+         problem.data_source, Quote(PromptText(problem)), problem.id, tokens,
+         config.data.sequence_limit > 0 ? "data.sequence_limit" : "what the model can hold", limit);
+  }
   return group;
 }
 

@@ -34,6 +34,12 @@ void CheckGiven(const TrainConfig& config);
 RolloutGroup GivenGroup(const TrainConfig& config, idx max_position, const Tokenizer& tokenizer,
                         const PromptRenderer& prompts, const Problem& problem);
 
+// The same of a problem whose prompt is sampled, with a demonstration beside it
+// (NeedsDemonstrations). Throws Error(kInput) where it is longer than the model can hold, too.
+RolloutGroup DemonstrationGroup(const TrainConfig& config, idx max_position,
+                                const Tokenizer& tokenizer, const PromptRenderer& prompts,
+                                const Problem& problem);
+
 // Whether the problem's prompt or one of its answers is longer than the settings allow; `prompt`
 // and `sequence` get the tokens. Throws as GivenGroup.
 bool IsOverlong(const TrainConfig& config, idx max_position, const PromptRenderer& prompts,

@@ -168,8 +168,7 @@ std::vector<RolloutGroup> LearnedReward<T>::Batch(idx update,
     for (const RolloutGroup& group : groups) {
       const Problem& problem = parts_.problems[static_cast<std::size_t>(group.problem)];
       RolloutGroup both =
-          GivenGroup(config_, max_position, parts_.tokenizer, parts_.prompts, problem);
-      both.demonstration = true;
+          DemonstrationGroup(config_, max_position, parts_.tokenizer, parts_.prompts, problem);
       both.prompt = group.prompt;
       both.problem = group.problem;
       for (const Rollout& rollout : group.rollouts) {

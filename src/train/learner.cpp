@@ -34,6 +34,7 @@ bool HasGradient(const LearnGroup& g) {
 
 void LearnResult::Add(const LearnResult& other) {
   loss += other.loss;
+  demo_loss += other.demo_loss;
   kl_loss += other.kl_loss;
   tokens += other.tokens;
   clipped += other.clipped;
@@ -451,6 +452,10 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
         }
       }
       if (loss == nullptr) continue;
+      if (out.terms.demonstrated) {
+        result.demo_loss += target.weight * out.terms.loss.loss;
+        continue;
+      }
       ++result.tokens;
       result.loss += target.weight * out.terms.loss.loss;
       result.kl_loss += target.weight * out.terms.kl;

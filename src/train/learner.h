@@ -38,6 +38,7 @@ struct TokenTerms {
   // A critic's loss, without its coefficient where it is a part of the policy's.
   double value_loss = 0;
   bool value_clipped = false;  // its clip is active
+  bool demonstrated = false;   // the token is of a demonstration beside the sampled answers
   TokenTerms() = default;
   TokenTerms(const TokenLoss& token_loss) : loss(token_loss) {}  // NOLINT: a loss is such a sum
 };
@@ -69,9 +70,10 @@ struct LearnerConfig {
 };
 
 struct LearnResult {
-  double loss = 0;     // the algorithm's
-  double kl_loss = 0;  // of the KL term, without its coefficient
-  idx tokens = 0;      // learned
+  double loss = 0;       // the algorithm's
+  double demo_loss = 0;  // of demonstrations beside it, which count in nothing else here
+  double kl_loss = 0;    // of the KL term, without its coefficient
+  idx tokens = 0;        // learned
   idx clipped = 0, clipped_lower = 0;
   double value_loss = 0;  // TokenTerms::value_loss, weighted
   idx value_clipped = 0;

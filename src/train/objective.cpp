@@ -260,6 +260,11 @@ TokenTerms UpdateLoss::operator()(const Rollout& rollout, idx t, double policy,
                                   double value) const {
   const auto at = static_cast<std::size_t>(t);
   TokenTerms terms;
+  if (config_.ptx_coef > 0 && rollout.logprobs.empty()) {  // no answer of the policy's own
+    terms.loss = {.loss = -policy, .dlogprob = -config_.ptx_coef};
+    terms.demonstrated = true;
+    return terms;
+  }
   if (algorithm_.batch_loss != nullptr) {
     const auto place = places_.find(&rollout);
     if (place == places_.end()) return terms;  // not scored: its tokens weigh nothing

@@ -61,7 +61,8 @@ class UpdateLoss {
   UpdateLoss(const AlgorithmConfig& config, bool on_policy, std::span<const RolloutGroup> groups,
              const BatchLogProbs& policy = {}, const ValueTerm& value_term = {});
 
-  // Of token t, whose log-prob is `policy`, and for which a shared critic says `value`. Throws
+  // Of token t, whose log-prob is `policy`, and for which a shared critic says `value`; of a
+  // demonstration beside the sampled answers (ptx_coef) its negative log-likelihood. Throws
   // Error(kExactness) where `policy` is not what it was made with.
   TokenTerms operator()(const Rollout& rollout, idx t, double policy, double value = 0) const;
   // PutPreferenceMetrics() of the update's answers.

@@ -62,10 +62,9 @@ class Trainer {
       Fail(ErrorCode::kInput, "{}: the tokenizer has {} entries, the model's vocabulary {}",
            config.model.path, tokenizer_.vocab_size(), policy_.weights().config.vocab_size);
     }
-    rewards_.Prepare(tokenizer_, sizeof(T) == 2 ? DType::kBf16 : DType::kF32);
-    const bool demonstrated = LearnsReward(config) && config.algorithm.demo_weight > 0;
-    DataSets data =
-        LoadDataSets(config.data, demonstrated ? GivenAnswers::kDemonstrations : GivenOf(config));
+    rewards_.Prepare(tokenizer_, kDType);
+    DataSets data = LoadDataSets(
+        config.data, NeedsDemonstrations(config) ? GivenAnswers::kDemonstrations : GivenOf(config));
     DropNarrowStates(config, data);
     FitPrompts(prompts_, config, policy_.weights().config.max_position, data);
     for (const std::string& note : data.notes) {
@@ -97,12 +96,9 @@ class Trainer {
     result.run_dir = dir;
     idx step = Open();
     tape_.max_bytes = plan_.tape_budget;
-    updater_ = std::make_unique<Updater<T>>(
-        typename Updater<T>::Parts{config_, policy_, tape_, comm_, guard_});
-    if (comm_.root()) {
-      gemm_rate_ = MeasureGemmRate(policy_.weights().config,
-                                   sizeof(T) == 2 ? DType::kBf16 : DType::kF32, 0.2);
-    }
+    updater_ = std::make_unique<Updater<T>>(typename Updater<T>::Parts{
+        config_, policy_, tape_, comm_, guard_, tokenizer_, prompts_, train_problems_});
+    if (comm_.root()) gemm_rate_ = MeasureGemmRate(policy_.weights().config, kDType, 0.2);
     if (options_.replays()) {
       journal_ = std::make_unique<RewardJournal>(dir, step, comm_);
     } else {
@@ -124,7 +120,9 @@ class Trainer {
     {
       const idx last = options_.replays() ? options_.replay_to : config_.train.steps;
       Progress progress(last, "step", step);
-      LiveReport report(dir, config_.monitor.report_every);
+      const bool reports = comm_.root() && !options_.replays();
+      LiveReport report(dir, reports ? config_.monitor.report_every : 0);
+      if (step >= last || Spent()) report.AfterStep(step, true);  // a kill may have left none
       for (bool stop = comm_.Max(signals.caught()) != 0; !stop && step < last && !Spent();) {
         ++step;
         const ordered_json metrics = Step(step);
@@ -147,7 +145,7 @@ class Trainer {
         if (options_.replays()) continue;
         const bool end = stop || step == last || Spent();
         if (due || end) Save(step);
-        if (comm_.root()) report.AfterStep(step, end);
+        report.AfterStep(step, end);
       }
     }
     const bool evaluate = options_.final_eval && !eval_problems_.empty() && result.signal == 0;
@@ -158,6 +156,8 @@ class Trainer {
   }
 
  private:
+  static constexpr DType kDType = sizeof(T) == 2 ? DType::kBf16 : DType::kF32;
+
   bool Spent() const { return config_.train.max_tokens > 0 && tokens_ >= config_.train.max_tokens; }
 
   static typename Trainable<T>::Settings PolicySettings(const TrainConfig& config,

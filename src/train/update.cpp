@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "model/seals.h"
 #include "train/collect.h"
+#include "train/given.h"
 #include "train/step_metrics.h"
 
 namespace opo {
@@ -98,6 +99,9 @@ LearnResult Updater<T>::Update(idx step, std::span<const RolloutGroup> groups,
     metrics["actor/kl_loss"] = all.kl_loss / static_cast<double>(updates);
     metrics["actor/kl_coef"] = config.algorithm.kl_coef;
   }
+  if (config.algorithm.ptx_coef > 0) {
+    metrics["actor/ptx_loss"] = all.demo_loss / static_cast<double>(updates);
+  }
   if (SharesCritic(config)) PutValueLoss(all, updates, metrics);
   metrics["training/optimizer_steps"] = updates;
   return all;
@@ -163,6 +167,8 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, con
     shards[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(g)))].push_back(
         std::move(learn));
   }
+  std::vector<RolloutGroup> demonstrations;
+  if (config.algorithm.ptx_coef > 0) demonstrations = Demonstrate(groups, shards);
   LearnResult sum;
   if (!bad) {
     const auto of_token = [&loss](const Rollout& rollout, idx t, const HeadOutput& output) {
@@ -187,6 +193,29 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, con
   metrics["timing_s/check"] = metrics.value("timing_s/check", 0.0) + Seconds() - check_start;
   parts_.policy.Update(step, sum, groups, parts_.guard, metrics);
   return sum;
+}
+
+// The mean over all their tokens, whatever the aggregation of the answers.
+template <class T>
+std::vector<RolloutGroup> Updater<T>::Demonstrate(std::span<const RolloutGroup> groups,
+                                                  std::vector<std::vector<LearnGroup>>& shards) {
+  std::vector<RolloutGroup> demonstrations;
+  std::vector<idx> lengths;
+  for (const RolloutGroup& group : groups) {
+    const Problem& problem = parts_.problems[static_cast<std::size_t>(group.problem)];
+    demonstrations.push_back(DemonstrationGroup(parts_.config,
+                                                parts_.policy.weights().config.max_position,
+                                                parts_.tokenizer, parts_.prompts, problem));
+    demonstrations.back().problem = group.problem;
+    demonstrations.back().number = group.number;
+    lengths.push_back(demonstrations.back().rollouts.front().num_learned());
+  }
+  const std::vector<double> weights = TokenWeights("token-mean", lengths, 0);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    shards[static_cast<std::size_t>(ShardOf(parts_.config, static_cast<idx>(g)))].push_back(
+        {&demonstrations[g], {weights[g]}, -1, /*more_terms=*/true});
+  }
+  return demonstrations;
 }
 
 template <class T>

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "rollout/prompts.h"
 #include "train/config.h"
 #include "train/nonfinite.h"
 #include "train/objective.h"
@@ -22,6 +23,10 @@ class Updater {
     Tape<T>& tape;  // of the batch at hand; empty after its first update
     Comm& comm;
     NonFiniteGuard& guard;
+    // Of the demonstrations that algorithm.ptx_coef asks for.
+    const Tokenizer& tokenizer;
+    const PromptRenderer& prompts;
+    const std::vector<Problem>& problems;
   };
   explicit Updater(const Parts& parts) : parts_(parts) {}
 
@@ -51,6 +56,9 @@ class Updater {
                    idx update, nlohmann::ordered_json& metrics);
   UpdateLoss LossOf(idx step, std::span<const RolloutGroup> groups, const ShardDeal& deal,
                     idx update);
+  // The groups' demonstrations, put behind them on their shards.
+  std::vector<RolloutGroup> Demonstrate(std::span<const RolloutGroup> groups,
+                                        std::vector<std::vector<LearnGroup>>& shards);
   void CheckExact(idx step, std::span<const RolloutGroup> groups, LearnResult& result);
   // Nothing that the update came from may have changed in memory since it was made.
   void CheckSeals(idx step, std::span<const RolloutGroup> groups);

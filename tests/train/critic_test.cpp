@@ -96,10 +96,14 @@ const std::map<std::string, Settings> kCritics = {
     {"shared_off_policy",
      {"critic.init=shared", "algorithm.exact=false", "train.mini_batch=4", "train.shards=4"}},
     {"pretrained", {"critic.pretrain_steps=2", "algorithm.name=ppo_max"}},
+    {"ptx",
+     {"algorithm.name=ppo_max", "algorithm.ptx_coef=0.5", "algorithm.exact=false",
+      "train.mini_batch=4", "train.shards=2"}},
     {"apa", {"algorithm.name=apa"}},
     {"awr", {"algorithm.name=awr", "algorithm.exact=false", "train.mini_batch=4"}},
     {"t_ppo",
-     {"algorithm.name=t_ppo", "algorithm.exact=false", "rollout.window=3", "rollout.samples=2"}},
+     {"algorithm.name=t_ppo", "algorithm.exact=false", "rollout.window=3", "rollout.samples=2",
+      "reward.0.normalize=whiten", "reward.0.clip=0.8"}},
 };
 
 class EveryCritic : public Critics, public testing::WithParamInterface<std::string> {};
@@ -191,6 +195,43 @@ TEST_F(Critics, TheKlCoefficientIsSteered) {
                               1e-3, 320, 32),
                 1e-15);
   }
+}
+
+// Where no answer is rewarded and the critic says 0 no advantage is left, so that the step is the
+// one of supervised fine-tuning on the same prompts, times the coefficient.
+TEST_F(Critics, PtxIsTheLikelihoodOfTheDemonstrations) {
+  const auto run = [&](const std::string& name, const Settings& more) {
+    Settings all = {"run.dir=" + Folder(name), "model.dtype=f32",     "model.init.hidden_size=32",
+                    "rollout.prompts=6",       "train.steps=1",       "checkpoint.every=0",
+                    "eval.prompts=1",          "train.clip_norm=1e9", "monitor.tensorboard=false"};
+    all.insert(all.end(), more.begin(), more.end());
+    return Run(LoadTrainConfig("", all)).front();
+  };
+  const auto sft = run("sft", {"algorithm.name=sft"});
+  const auto ppo = run(
+      "ppo", {"algorithm.name=ppo_max", "algorithm.ptx_coef=0.25", "rollout.samples=2",
+              "rollout.max_new_tokens=4", "reward.0.kind=regex", "reward.0.pattern=never said"});
+  EXPECT_EQ(Number(ppo, "critic/advantages/max"), 0);
+  EXPECT_EQ(Number(ppo, "actor/pg_loss"), 0);
+  // f32 sums over the same rows, cut into other units.
+  EXPECT_NEAR(Number(ppo, "actor/ptx_loss") / Number(sft, "actor/pg_loss"), 1, 1e-5);
+  EXPECT_NEAR(Number(ppo, "actor/grad_norm") / Number(sft, "actor/grad_norm"), 0.25, 1e-5);
+}
+
+// Clipped rewards, and returns of whole answers that are no more.
+TEST_F(Critics, WindowsOfAnswersHaveTheirRewardsNormalised) {
+  const Steps steps =
+      Run(Config("run", {"train.steps=4", "checkpoint.every=0", "algorithm.name=t_ppo",
+                         "algorithm.exact=false", "rollout.window=3", "reward.0.normalize=scale",
+                         "reward.0.clip=0.25", "reward.0.weight=1", "reward.1.weight=0"}));
+  double highest = 0;
+  for (const auto& step : steps) {
+    if (Number(step, "rollout/finished_answers") == 0) continue;
+    highest = std::max(highest, Number(step, "critic/score/max"));
+    EXPECT_LE(Number(step, "critic/score/max"), 0.25);
+    EXPECT_LE(Number(step, "critic/returns/max"), 0.25 + 1e-6);
+  }
+  EXPECT_EQ(highest, 0.25) << "rewards are 0 and 1";
 }
 
 TEST_F(Critics, WrongUseIsRefusedWithTheCure) {
