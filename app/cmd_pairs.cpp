@@ -13,6 +13,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr std::size_t kProblemsAtOnce = 32;
+
 struct PairArguments {
   ModelOptions model;
   SamplingOptions sampling;
@@ -23,7 +25,6 @@ struct PairArguments {
   LoadOptions load;
   idx samples = 8;
   idx prompts = 0;
-  idx chunk = 32;
   bool quiet = false;
 };
 
@@ -84,9 +85,8 @@ void RunMakePairs(const PairArguments& args) {
   sampling.step = kEvaluationStep;
   PartialFile out(args.out);
   PairCounts counts;
-  const auto chunk = static_cast<std::size_t>(args.chunk);
-  for (std::size_t first = 0; first < problems.size(); first += chunk) {
-    const std::size_t count = std::min(chunk, problems.size() - first);
+  for (std::size_t first = 0; first < problems.size(); first += kProblemsAtOnce) {
+    const std::size_t count = std::min(kProblemsAtOnce, problems.size() - first);
     std::vector<RolloutGroup> groups =
         GroupsToEvaluate(prompts, problems, first, count, args.samples);
     Generate(loaded.model, loaded.tokenizer, std::span<RolloutGroup>(groups), sampling,
@@ -99,7 +99,8 @@ void RunMakePairs(const PairArguments& args) {
   if (counts.pairs == 0) {
     Fail(ErrorCode::kWork,
          "data make-pairs: none of {} problems has two answers that differ in reward and end by "
-         "themselves; raise --samples or --max-tokens, or take other problems or another --reward",
+         "themselves; raise --samples or --max-new-tokens, or take other problems or another "
+         "--reward",
          problems.size());
   }
   out.Commit();

@@ -188,6 +188,49 @@ TEST_F(Data, TrainReadsVerlsParquet) {
 }
 
 // What eval measures is what a run filters by: the same keys and template on both sides.
+// The better answer is the one with more of what is rewarded; what was cut off, or differs in
+// nothing, is in no pair. A reward model learns from the file as it is.
+TEST_F(Data, MakePairsWritesTheBestAndTheWorst) {
+  const std::string out = scratch_ / "pairs.jsonl";
+  const auto make = [&](const std::string& pattern) {
+    return RunProgram({"data", "make-pairs", "gcd", "--size", "6", "--model", Model(), "--samples",
+                       "8", "--reward", "regex", "--reward-set", "pattern=" + pattern,
+                       "--max-new-tokens", "200", "--quiet", "-o", out});
+  };
+  const ProgramResult result = make("[a-z]");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const std::string written = ReadText(out);
+  const std::vector<json> pairs = Lines(written);
+  ASSERT_GT(pairs.size(), 0U);
+  EXPECT_EQ(result.last_line()["pairs"], pairs.size());
+  EXPECT_EQ(result.last_line()["pairs"].get<int>() + result.last_line()["ties"].get<int>(), 6);
+  const auto has_letter = [](const json& answer) {
+    const std::string text = answer.at(0).at("content");
+    return std::any_of(text.begin(), text.end(), [](char c) { return c >= 'a' && c <= 'z'; });
+  };
+  for (const json& pair : pairs) {
+    EXPECT_TRUE(has_letter(pair.at("chosen"))) << pair;
+    EXPECT_FALSE(has_letter(pair.at("rejected"))) << pair;
+    EXPECT_EQ(pair.at("margin"), 1);
+    EXPECT_EQ(pair.at("prompt").at(0).at("role"), "user");
+  }
+  ASSERT_EQ(make("[a-z]").exit_code, 0);
+  EXPECT_EQ(ReadText(out), written);
+
+  Write("rm.toml",
+        "[model]\npath = \"model\"\n[data]\ntrain = \"pairs.jsonl\"\n[rollout]\nprompts = 1\n"
+        "[algorithm]\nname = \"reward_model\"\n[train]\nsteps = 1\n[checkpoint]\nevery = 0\n");
+  const ProgramResult learned =
+      RunProgram({"rm", scratch_ / "rm.toml", "--set", "run.dir=" + (scratch_ / "rm"), "--quiet"});
+  EXPECT_EQ(learned.exit_code, 0) << learned.err;
+  const ProgramResult none = make("no answer says this");
+  EXPECT_EQ(none.exit_code, 1);
+  EXPECT_NE(none.err.find("none of 6 problems has two answers that differ in reward"),
+            std::string::npos)
+      << none.err;
+  EXPECT_EQ(ReadText(out), written) << "the file that was there is kept";
+}
+
 TEST_F(Data, PassRatesGoFromEvalToTrain) {
   const std::string csv = Write("q.csv", "question,gold\n1+1?,2\n2+2?,4\n");
   const std::string rates = scratch_ / "rates.jsonl";

@@ -182,6 +182,20 @@ TEST_F(Faults, APowerCutLosesNoLineOfACheckpoint) {
   ExpectFinishesAlike(dir);
 }
 
+// All steps were taken and saved; the resume has nothing to do but that.
+TEST_F(Faults, AReportThatAKillInterruptedIsWritten) {
+  const std::string dir = scratch_ / "report";
+  {
+    const WithFault with("kill:before-rename:path=report.html");
+    EXPECT_EQ(RunProgram(ShortRun(dir, {"monitor.report_every=100"})).exit_code, 128 + SIGKILL);
+  }
+  EXPECT_FALSE(fs::exists(dir + "/report.html"));
+  EXPECT_TRUE(fs::exists(dir + "/report.html.partial"));
+  EXPECT_NE(DigestOf(RunProgram(Resumed(dir))), "none");
+  EXPECT_TRUE(fs::exists(dir + "/report.html"));
+  EXPECT_FALSE(fs::exists(dir + "/report.html.partial"));
+}
+
 // A file system of this size for one test; only root may mount one.
 class TinyDisk {
  public:

@@ -61,6 +61,7 @@ constexpr Point kPoints[] = {
     {"before `model` is linked", "kill:checkpoint-renamed", 3},
     {"before the rotation", "kill:checkpoint-linked", 3},
     {"in the rotation", "kill:checkpoint-removing", 2},
+    {"in the report", "kill:write:path=report.html", 8},
     {"in the run's config", "kill:write:path=config.toml", 1},
     {"in the run's manifest", "kill:write:path=run/manifest.json", 1},
 };
