@@ -7,40 +7,20 @@
 
 #include "base/error.h"
 #include "base/fault.h"
-#include "train/replay.h"
-#include "train/trainer.h"
+#include "train/runs.h"
 
 namespace opo {
 namespace {
 
 namespace fs = std::filesystem;
-using Settings = std::vector<std::string>;
 
-class Runs : public testing::Test {
+class AlgorithmRuns : public RunTest {
  protected:
-  Runs()
-      : folder_(fs::path(testing::TempDir()) / ("opo_algorithms_" + std::to_string(::getpid()))) {
-    fs::remove_all(folder_);
-  }
-  ~Runs() override { fs::remove_all(folder_); }
-  std::string Folder(const std::string& name) const { return (folder_ / name).string(); }
   TrainConfig Config(const std::string& name, const Settings& settings) const {
     Settings all = {"run.dir=" + Folder(name), "eval.prompts=1", "monitor.tensorboard=false"};
     all.insert(all.end(), settings.begin(), settings.end());
     return LoadTrainConfig(std::string(OPO_SOURCE_DIR) + "/examples/tiny.toml", all);
   }
-  // Metrics of all steps that were taken now.
-  std::vector<nlohmann::ordered_json> Run(const TrainConfig& config, bool resume = false) {
-    std::vector<nlohmann::ordered_json> steps;
-    TrainOptions options;
-    options.resume = resume;
-    options.progress = false;
-    options.final_eval = false;
-    options.on_step = [&](const nlohmann::ordered_json& metrics) { steps.push_back(metrics); };
-    Train(config, options);
-    return steps;
-  }
-  fs::path folder_;
 };
 
 // Those of one update a batch as that, the others with two.
@@ -48,7 +28,7 @@ bool OnPolicyByDefinition(std::string_view name) {
   return name.starts_with("opo") || name == "otb" || name == "reinforce";
 }
 
-class EveryAlgorithm : public Runs, public testing::WithParamInterface<std::string> {};
+class EveryAlgorithm : public AlgorithmRuns, public testing::WithParamInterface<std::string> {};
 
 TEST_P(EveryAlgorithm, TrainsTheTinyModelToAHigherReward) {
   const std::string name = GetParam();
@@ -117,7 +97,7 @@ const std::map<std::string, Settings> kKinds = {
     {"lora", {"algorithm.name=grpo", "lora.rank=4", "algorithm.kl_coef=0.1"}},
 };
 
-class EveryKind : public Runs, public testing::WithParamInterface<std::string> {};
+class EveryKind : public AlgorithmRuns, public testing::WithParamInterface<std::string> {};
 
 // E3, E5, E6 and the replay.
 TEST_P(EveryKind, GivesTheSameBitsResumedReplayedAndOnOtherThreads) {
@@ -128,25 +108,14 @@ TEST_P(EveryKind, GivesTheSameBitsResumedReplayedAndOnOtherThreads) {
     return steps.back().at("exact/weights_digest").template get<std::string>();
   };
   const auto whole = Run(Config("whole", settings));
-  const auto with = [&](const Settings& more) {
-    Settings all = settings;
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  };
-  EXPECT_EQ(digest(Run(Config("plan", with({"run.threads=3", "run.tape_mb=0"})))), digest(whole));
-  Run(Config("cut", with({"train.steps=3"})));
+  EXPECT_EQ(digest(Run(Config("plan", With(settings, {"run.threads=3", "run.tape_mb=0"})))),
+            digest(whole));
+  Run(Config("cut", With(settings, {"train.steps=3"})));
   const auto resumed = Run(Config("cut", settings), /*resume=*/true);
   ASSERT_EQ(resumed.size(), 2U);
   EXPECT_EQ(digest(resumed), digest(whole));
 
-  ReplayOptions options;
-  options.run_dir = Folder("whole");
-  options.progress = false;
-  options.first = 3;
-  options.last = 5;
-  const ReplayResult replay = Replay(options);
-  EXPECT_EQ(replay.steps.size(), 3U);
-  EXPECT_EQ(replay.difference, "");
+  ExpectReplays("whole", 3, 5);
 }
 
 // Numbers that the terms are known by.
@@ -184,7 +153,7 @@ TEST_P(EveryKind, SaysWhatItsTermsAre) {
   }
 }
 
-class Faults : public Runs {
+class Faults : public AlgorithmRuns {
  protected:
   void TearDown() override { SetFaults(""); }
 };

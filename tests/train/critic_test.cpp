@@ -12,24 +12,17 @@
 #include "base/file.h"
 #include "model/load.h"
 #include "train/policy.h"
-#include "train/replay.h"
-#include "train/trainer.h"
+#include "train/runs.h"
 
 namespace opo {
 namespace {
 
 namespace fs = std::filesystem;
-using Settings = std::vector<std::string>;
 using Steps = std::vector<nlohmann::ordered_json>;
 
-class Critics : public testing::Test {
+class Critics : public RunTest {
  protected:
-  Critics() : folder_(fs::path(testing::TempDir()) / ("opo_critic_" + std::to_string(::getpid()))) {
-    fs::remove_all(folder_);
-  }
-  ~Critics() override { fs::remove_all(folder_); }
   void TearDown() override { SetFaults(""); }
-  std::string Folder(const std::string& name) const { return (folder_ / name).string(); }
   TrainConfig Config(const std::string& name, const Settings& settings) const {
     Settings all = {"run.dir=" + Folder(name), "eval.prompts=1",    "monitor.tensorboard=false",
                     "monitor.report_every=0",  "rollout.prompts=8", "rollout.samples=4",
@@ -37,17 +30,6 @@ class Critics : public testing::Test {
     all.insert(all.end(), settings.begin(), settings.end());
     return LoadTrainConfig(std::string(OPO_SOURCE_DIR) + "/examples/tiny.toml", all);
   }
-  Steps Run(const TrainConfig& config, bool resume = false) {
-    Steps steps;
-    TrainOptions options;
-    options.resume = resume;
-    options.progress = false;
-    options.final_eval = false;
-    options.on_step = [&](const nlohmann::ordered_json& metrics) { steps.push_back(metrics); };
-    Train(config, options);
-    return steps;
-  }
-  fs::path folder_;
 };
 
 double Number(const nlohmann::ordered_json& step, const char* key) {
@@ -113,11 +95,6 @@ TEST_P(EveryCritic, GivesTheSameBitsResumedReplayedAndOnOtherThreads) {
   Settings settings = kCritics.at(GetParam());
   settings.insert(settings.end(), {"train.steps=5", "checkpoint.every=2", "checkpoint.keep_last=9",
                                    "train.lr=1e-2"});
-  const auto with = [&](const Settings& more) {
-    Settings all = settings;
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  };
   const auto expect_same = [&](const Steps& got, const Steps& whole) {
     for (const char* key :
          {"exact/weights_digest", "exact/critic_digest", "exact/rollout_digest"}) {
@@ -133,21 +110,14 @@ TEST_P(EveryCritic, GivesTheSameBitsResumedReplayedAndOnOtherThreads) {
   }
   EXPECT_EQ(whole.back().contains("exact/critic_digest"),
             GetParam().find("shared") == std::string::npos);
-  expect_same(Run(Config("plan", with({"run.threads=3", "run.tape_mb=0"}))), whole);
+  expect_same(Run(Config("plan", With(settings, {"run.threads=3", "run.tape_mb=0"}))), whole);
   // A killed run: the config of the whole one, up to its third step.
-  Run(Config("cut", with({"train.steps=3", "train.warmup_steps=0"})));
+  Run(Config("cut", With(settings, {"train.steps=3", "train.warmup_steps=0"})));
   const Steps resumed = Run(Config("cut", settings), /*resume=*/true);
   ASSERT_EQ(resumed.size(), 2U);
   expect_same(resumed, whole);
 
-  ReplayOptions options;
-  options.run_dir = Folder("whole");
-  options.progress = false;
-  options.first = 3;
-  options.last = 5;
-  const ReplayResult replay = Replay(options);
-  EXPECT_EQ(replay.steps.size(), 3U);
-  EXPECT_EQ(replay.difference, "");
+  ExpectReplays("whole", 3, 5);
 }
 
 std::vector<std::string> Names() {

@@ -19,7 +19,6 @@ using reference::Complex;
 using Groups = std::vector<RolloutGroup>;
 
 constexpr double kTemperature = 0.8;
-constexpr std::size_t kSamples = 4;
 
 ModelConfig Shape() {
   ModelConfig config = SmallConfig();

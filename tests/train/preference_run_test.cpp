@@ -7,22 +7,17 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "train/replay.h"
-#include "train/trainer.h"
+#include "train/runs.h"
 
 namespace opo {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
-using Settings = std::vector<std::string>;
 
-class PreferenceRuns : public testing::Test {
+class PreferenceRuns : public RunTest {
  protected:
-  PreferenceRuns()
-      : folder_(fs::path(testing::TempDir()) / ("opo_preference_" + std::to_string(::getpid()))) {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
+  PreferenceRuns() {
     // The rule: a good answer ends in "!". Training and evaluation share no prompt.
     std::string pairs;
     std::string held_out;
@@ -37,13 +32,11 @@ class PreferenceRuns : public testing::Test {
           "\n";
       demonstrations += ordered_json{{"prompt", prompt}, {"completion", word + "!"}}.dump() + "\n";
     }
-    WriteFileAtomically(File("pairs.jsonl"), pairs);
-    WriteFileAtomically(File("held_out.jsonl"), held_out);
-    WriteFileAtomically(File("demonstrations.jsonl"), demonstrations);
-    WriteFileAtomically(File("both.jsonl"), pairs + demonstrations);
+    WriteFileAtomically(Folder("pairs.jsonl"), pairs);
+    WriteFileAtomically(Folder("held_out.jsonl"), held_out);
+    WriteFileAtomically(Folder("demonstrations.jsonl"), demonstrations);
+    WriteFileAtomically(Folder("both.jsonl"), pairs + demonstrations);
   }
-  ~PreferenceRuns() override { fs::remove_all(folder_); }
-  std::string File(const std::string& name) const { return (folder_ / name).string(); }
 
   TrainConfig Config(const std::string& name, const std::string& algorithm,
                      const Settings& more = {}) const {
@@ -52,8 +45,8 @@ class PreferenceRuns : public testing::Test {
                     "model.init.num_heads=2",
                     "model.init.num_kv_heads=1",
                     "model.init.max_position=320",
-                    "data.train=" + File("pairs.jsonl"),
-                    "data.eval=" + File("held_out.jsonl"),
+                    "data.train=" + Folder("pairs.jsonl"),
+                    "data.eval=" + Folder("held_out.jsonl"),
                     "algorithm.name=" + algorithm,
                     "rollout.prompts=8",
                     "train.steps=15",
@@ -61,36 +54,18 @@ class PreferenceRuns : public testing::Test {
                     "eval.every=5",
                     "checkpoint.every=0",
                     "monitor.tensorboard=false",
-                    "run.dir=" + File(name)};
-    if (algorithm == "aihf_direct") all.push_back("data.train=" + File("both.jsonl"));
+                    "run.dir=" + Folder(name)};
+    if (algorithm == "aihf_direct") all.push_back("data.train=" + Folder("both.jsonl"));
     all.insert(all.end(), more.begin(), more.end());
     return LoadTrainConfig("", all);
   }
-
-  struct Outcome {
-    std::vector<ordered_json> steps;
-    TrainResult result;
-    std::string digest() const { return result.weights_digest; }
-  };
-  static Outcome Run(const TrainConfig& config, bool resume = false, bool evaluate = false) {
-    Outcome outcome;
-    TrainOptions options;
-    options.resume = resume;
-    options.progress = false;
-    options.final_eval = evaluate;
-    options.on_step = [&](const ordered_json& metrics) { outcome.steps.push_back(metrics); };
-    outcome.result = Train(config, options);
-    return outcome;
-  }
-
-  fs::path folder_;
 };
 
 class EveryPreference : public PreferenceRuns, public testing::WithParamInterface<const char*> {};
 
 TEST_P(EveryPreference, LearnsWhatTheChosenAnswersHaveInCommon) {
   const std::string name = GetParam();
-  const Outcome run = Run(Config("run", name), false, /*evaluate=*/true);
+  const Outcome run = Take(Config("run", name), false, /*evaluate=*/true);
   const auto number = [](const ordered_json& metrics, const char* key) {
     return metrics.at(key).get<double>();
   };
@@ -130,15 +105,15 @@ INSTANTIATE_TEST_SUITE_P(Methods, EveryPreference,
                          [](const auto& name) { return std::string(name.param); });
 
 TEST_F(PreferenceRuns, ADamagedReferenceIsComputedAgainAndTheRunIsTheSame) {
-  const Settings shared = {"run.reference_dir=" + File("shared"), "train.steps=3"};
-  const Outcome first = Run(Config("first", "dpo", shared));
+  const Settings shared = {"run.reference_dir=" + Folder("shared"), "train.steps=3"};
+  const Outcome first = Take(Config("first", "dpo", shared));
   EXPECT_EQ(first.steps.front().at("reference/computed"), 30);
-  const Outcome second = Run(Config("second", "dpo", shared));
+  const Outcome second = Take(Config("second", "dpo", shared));
   EXPECT_EQ(second.steps.front().at("reference/computed"), 0);
   EXPECT_EQ(second.digest(), first.digest());
-  EXPECT_FALSE(fs::exists(File("second") + "/reference"));
+  EXPECT_FALSE(fs::exists(Folder("second") + "/reference"));
   int damaged = 0;
-  for (const auto& entry : fs::directory_iterator(File("shared"))) {
+  for (const auto& entry : fs::directory_iterator(Folder("shared"))) {
     if (entry.path().extension() != ".logprobs") continue;
     std::string bytes = ReadFile(entry.path().string());
     bytes[100] ^= 1;
@@ -146,7 +121,7 @@ TEST_F(PreferenceRuns, ADamagedReferenceIsComputedAgainAndTheRunIsTheSame) {
     ++damaged;
   }
   EXPECT_EQ(damaged, 2) << "training and evaluation";
-  const Outcome third = Run(Config("third", "dpo", shared));
+  const Outcome third = Take(Config("third", "dpo", shared));
   EXPECT_EQ(third.steps.front().at("reference/computed"), 30);
   EXPECT_EQ(third.digest(), first.digest());
 }
@@ -165,32 +140,21 @@ TEST_P(EveryKindOfPreference, GivesTheSameBitsResumedReplayedAndOnOtherThreads) 
                     {"algorithm.exact=false", "train.mini_batch=4", "train.epochs=2"});
   }
   if (name == "dpo") settings.emplace_back("lora.rank=4");
-  const auto with = [&](const Settings& more) {
-    Settings all = settings;
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  };
-  const Outcome whole = Run(Config("whole", name, settings));
-  EXPECT_EQ(Run(Config("plan", name, with({"run.threads=3", "run.memory_mb=400"}))).digest(),
-            whole.digest());
-  Run(Config("cut", name, with({"train.steps=3"})));
-  const Outcome resumed = Run(Config("cut", name, settings), /*resume=*/true);
+  const Outcome whole = Take(Config("whole", name, settings));
+  EXPECT_EQ(
+      Take(Config("plan", name, With(settings, {"run.threads=3", "run.memory_mb=400"}))).digest(),
+      whole.digest());
+  Take(Config("cut", name, With(settings, {"train.steps=3"})));
+  const Outcome resumed = Take(Config("cut", name, settings), /*resume=*/true);
   ASSERT_EQ(resumed.steps.size(), 2U);
   EXPECT_EQ(resumed.steps.front().at("reference/computed"), 0);
   EXPECT_EQ(resumed.digest(), whole.digest());
   // What is not on disk is computed from the weights that the run began with, not those of now.
-  Run(Config("bare", name, with({"train.steps=3"})));
-  fs::remove_all(File("bare") + "/reference");
-  EXPECT_EQ(Run(Config("bare", name, settings), /*resume=*/true).digest(), whole.digest());
+  Take(Config("bare", name, With(settings, {"train.steps=3"})));
+  fs::remove_all(Folder("bare") + "/reference");
+  EXPECT_EQ(Take(Config("bare", name, settings), /*resume=*/true).digest(), whole.digest());
 
-  ReplayOptions options;
-  options.run_dir = File("whole");
-  options.progress = false;
-  options.first = 3;
-  options.last = 5;
-  const ReplayResult replay = Replay(options);
-  EXPECT_EQ(replay.steps.size(), 3U);
-  EXPECT_EQ(replay.difference, "");
+  ExpectReplays("whole", 3, 5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, EveryKindOfPreference,
@@ -200,7 +164,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, EveryKindOfPreference,
 TEST_F(PreferenceRuns, WrongUseIsRefusedWithTheCure) {
   const auto refused = [&](const std::string& algorithm, const Settings& settings) {
     try {
-      Run(Config("refused", algorithm, settings));
+      Take(Config("refused", algorithm, settings));
     } catch (const Error& error) {
       return std::string(error.what());
     }
@@ -209,7 +173,7 @@ TEST_F(PreferenceRuns, WrongUseIsRefusedWithTheCure) {
   const auto expect = [&](const std::string& got, const char* says) {
     EXPECT_NE(got.find(says), std::string::npos) << got;
   };
-  expect(refused("dpo", {"data.train=" + File("demonstrations.jsonl")}), "make-pairs");
+  expect(refused("dpo", {"data.train=" + Folder("demonstrations.jsonl")}), "make-pairs");
   expect(refused("dpo", {"data.train=arithmetic"}), "which has no pairs");
   expect(refused("dpo", {"algorithm.beta=0"}), "algorithm.beta");
   expect(refused("dpo", {"algorithm.label_smoothing=0.5"}), "algorithm.label_smoothing");

@@ -12,33 +12,25 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "model/load.h"
-#include "train/trainer.h"
+#include "train/runs.h"
 
 namespace opo {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
-using Settings = std::vector<std::string>;
 
-class RewardModels : public testing::Test {
+class RewardModels : public RunTest {
  protected:
-  RewardModels()
-      : folder_(fs::path(testing::TempDir()) / ("opo_rm_" + std::to_string(::getpid()))) {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  ~RewardModels() override { fs::remove_all(folder_); }
-  std::string Path(const std::string& name) const { return (folder_ / name).string(); }
   void Write(const std::string& name, const std::vector<ordered_json>& rows) {
-    std::ofstream file(Path(name));
+    std::ofstream file(Folder(name));
     for (const ordered_json& row : rows) file << row.dump() << "\n";
   }
   // A byte-level model of 115,000 weights.
   TrainConfig Config(const std::string& name, const Settings& settings) const {
-    Settings all = {"run.dir=" + Path(name),  "monitor.tensorboard=false",
-                    "monitor.report_every=0", "model.init.max_position=128",
-                    "train.lr=3e-3",          "checkpoint.every=0"};
+    Settings all = {"run.dir=" + Folder(name), "monitor.tensorboard=false",
+                    "monitor.report_every=0",  "model.init.max_position=128",
+                    "train.lr=3e-3",           "checkpoint.every=0"};
     all.insert(all.end(), settings.begin(), settings.end());
     return LoadTrainConfig("", all);
   }
@@ -64,20 +56,14 @@ class RewardModels : public testing::Test {
     }
   };
   static Steps Run(const TrainConfig& config, bool resume = false, bool eval = false) {
-    Steps steps;
-    TrainOptions options;
-    options.resume = resume;
-    options.progress = false;
-    options.final_eval = eval;
-    options.on_step = [&](const ordered_json& metrics) { steps.metrics.push_back(metrics); };
-    steps.result = Train(config, options);
+    const Outcome outcome = Take(config, resume, eval);
+    const Steps steps{outcome.steps, outcome.result};
     for (const ordered_json& step : steps.metrics) {
       EXPECT_GT(step.at("exact/compared_tokens").get<idx>(), 0);
       EXPECT_EQ(step.at("exact/mismatched_tokens").get<idx>(), 0);
     }
     return steps;
   }
-  fs::path folder_;
 };
 
 std::string Word(std::uint32_t seed, std::uint32_t place, char first, int letters) {
@@ -136,11 +122,6 @@ TEST(PairMetrics, ATieIsNotRight) {
   EXPECT_EQ(metrics.at("eval/margin"), 0.0);
 }
 
-Settings With(Settings settings, const Settings& more) {
-  settings.insert(settings.end(), more.begin(), more.end());
-  return settings;
-}
-
 class RewardModelRuns : public RewardModels {
  protected:
   RewardModelRuns() {
@@ -148,8 +129,8 @@ class RewardModelRuns : public RewardModels {
     Write("held_out.jsonl", Pairs(2, 64));
   }
   Settings Base() const {
-    return {"algorithm.name=reward_model", "data.train=" + Path("pairs.jsonl"),
-            "data.eval=" + Path("held_out.jsonl"), "rollout.prompts=16", "train.steps=20"};
+    return {"algorithm.name=reward_model", "data.train=" + Folder("pairs.jsonl"),
+            "data.eval=" + Folder("held_out.jsonl"), "rollout.prompts=16", "train.steps=20"};
   }
 };
 
@@ -168,10 +149,11 @@ TEST_F(RewardModelRuns, AccuracyOnHeldOutPairsRisesFromChance) {
   EXPECT_GT(steps.Number(19, "accuracy"), 0.9);
 
   // What the report reads.
-  std::ifstream file(Path("run/calibration.json"));
+  std::ifstream file(Folder("run/calibration.json"));
   const auto calibration = nlohmann::json::parse(file);
   EXPECT_EQ(calibration.at("step"), 20);
-  EXPECT_EQ(calibration.at("error"), after.at("eval/calibration_error"));
+  EXPECT_EQ(calibration.at("error").get<double>(),
+            after.at("eval/calibration_error").get<double>());
   double right = 0;
   idx pairs = 0;
   for (const auto& bin : calibration.at("bins")) {
@@ -182,13 +164,12 @@ TEST_F(RewardModelRuns, AccuracyOnHeldOutPairsRisesFromChance) {
   EXPECT_NEAR(right / 64, after.at("eval/accuracy").get<double>(), 1e-12);
 
   // What was saved is a model with a score, and says what the run said.
-  const Weights weights = LoadWeights(Path("run/model"), SlabOf::kNothing);
+  const Weights weights = LoadWeights(Folder("run/model"), SlabOf::kNothing);
   EXPECT_TRUE(weights.config.has_values);
   EXPECT_FALSE(weights.config.has_logits);
-  const Steps again =
-      Run(Config("again",
-                 With(Base(), {"model.path=" + Path("run/model"), "train.lr=0", "train.steps=1"})),
-          false, /*eval=*/true);
+  const Steps again = Run(Config("again", With(Base(), {"model.path=" + Folder("run/model"),
+                                                        "train.lr=0", "train.steps=1"})),
+                          false, /*eval=*/true);
   EXPECT_EQ(again.result.before.metrics.at("eval/loss"), after.at("eval/loss"));
 }
 
@@ -217,8 +198,8 @@ TEST_F(RewardModelRuns, AMarginOfARowMovesItsLoss) {
   const auto loss = [&](const char* name, const Settings& more) {
     return Run(Config(name, With(With(Base(), one), more))).Number(0, "actor/pg_loss");
   };
-  const double plain = loss("plain", {"data.train=" + Path("plain.jsonl")});
-  const Settings with = {"data.train=" + Path("margins.jsonl")};
+  const double plain = loss("plain", {"data.train=" + Folder("plain.jsonl")});
+  const Settings with = {"data.train=" + Folder("margins.jsonl")};
   EXPECT_GT(loss("with", with), plain + 0.5);
   EXPECT_EQ(loss("without", With(with, {"algorithm.margin_coef=0"})), plain);
 }
@@ -236,7 +217,8 @@ TEST_F(RewardModelRuns, TheBestCheckpointCanBeTheMostAccurateOne) {
       const double then = steps.Number(expected, key.c_str());
       if (largest ? now > then : now < then) expected = i;
     }
-    EXPECT_TRUE(fs::exists(Path(name + "/checkpoints/step_00000" + std::to_string(expected + 1))));
+    EXPECT_TRUE(
+        fs::exists(Folder(name + "/checkpoints/step_00000" + std::to_string(expected + 1))));
   };
   best("by_accuracy", "accuracy", true);
   best("by_loss", "loss", false);
@@ -260,7 +242,7 @@ TEST_F(RewardModelRuns, WhatMeansNothingIsRefusedWithItsCure) {
   EXPECT_EQ(Refusal(Base()), "");
   // A file without pairs.
   Write("demonstrations.jsonl", {{{"prompt", "a"}, {"completion", "b"}}});
-  EXPECT_THROW(Run(Config("none", With(Base(), {"data.train=" + Path("demonstrations.jsonl")}))),
+  EXPECT_THROW(Run(Config("none", With(Base(), {"data.train=" + Folder("demonstrations.jsonl")}))),
                Error);
 }
 
@@ -280,8 +262,8 @@ class AihfRuns : public RewardModels {
   }
   Settings Base() const {
     return {"algorithm.name=aihf",
-            "data.train=" + Path("demonstrations.jsonl"),
-            "learned_reward.pairs=" + Path("pairs.jsonl"),
+            "data.train=" + Folder("demonstrations.jsonl"),
+            "learned_reward.pairs=" + Folder("pairs.jsonl"),
             "learned_reward.pairs_per_step=16",
             "learned_reward.lr=3e-3",
             "rollout.prompts=8",
@@ -333,7 +315,7 @@ TEST_F(AihfRuns, WithoutDemonstrationsItsRewardIsAPlainRewardModelToTheBit) {
   const Steps aihf = Run(Config("aihf", With(Base(), {"algorithm.demo_weight=0"})));
   const Steps plain = Run(Config(
       "plain", {"algorithm.name=reward_model", "algorithm.center_coef=0.01",
-                "data.train=" + Path("pairs.jsonl"), "rollout.prompts=16", "train.steps=4"}));
+                "data.train=" + Folder("pairs.jsonl"), "rollout.prompts=16", "train.steps=4"}));
   for (std::size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(aihf.metrics[i].at("exact/reward_model_digest"),
               plain.metrics[i].at("exact/weights_digest"));
@@ -392,7 +374,7 @@ class StepRuns : public RewardModels {
 
 TEST_F(StepRuns, ACriticLearnsTheRates) {
   const Steps steps =
-      Run(Config("critic", {"algorithm.name=step_critic", "data.train=" + Path("states.jsonl"),
+      Run(Config("critic", {"algorithm.name=step_critic", "data.train=" + Folder("states.jsonl"),
                             "rollout.prompts=32", "train.steps=30"}));
   const double entropy = -(0.875 * std::log(0.875) + 0.125 * std::log(0.125));
   EXPECT_NEAR(steps.Number(0, "actor/pg_loss"), std::log(2.0), 0.1);
@@ -401,7 +383,7 @@ TEST_F(StepRuns, ACriticLearnsTheRates) {
 
 TEST_F(StepRuns, DirectAdvantagesAreLearnedAndNarrowStatesLeftOut) {
   const Settings settings = {"algorithm.name=direct_advantage",
-                             "data.train=" + Path("candidates.jsonl"),
+                             "data.train=" + Folder("candidates.jsonl"),
                              "algorithm.step_beta=0.2",
                              "rollout.prompts=8",
                              "train.steps=30",
@@ -424,16 +406,16 @@ TEST_F(StepRuns, DataOfTheOtherKindIsRefused) {
        {std::tuple{"step_critic", "candidates.jsonl", "a critic learns states"},
         std::tuple{"direct_advantage", "states.jsonl", "of no state span"}}) {
     try {
-      Run(Config("other", {std::string("algorithm.name=") + name, "data.train=" + Path(file)}));
+      Run(Config("other", {std::string("algorithm.name=") + name, "data.train=" + Folder(file)}));
       ADD_FAILURE() << name;
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
     }
   }
-  EXPECT_NE(
-      Refusal({"algorithm.name=step_critic", "data.system=x", "data.train=" + Path("states.jsonl")})
-          .find("token ids already"),
-      std::string::npos);
+  EXPECT_NE(Refusal({"algorithm.name=step_critic", "data.system=x",
+                     "data.train=" + Folder("states.jsonl")})
+                .find("token ids already"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -14,15 +13,12 @@
 #include "train/given.h"
 #include "train/learner.h"
 #include "train/objective.h"
-#include "train/replay.h"
-#include "train/trainer.h"
+#include "train/runs.h"
 
 namespace opo {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
-using Settings = std::vector<std::string>;
 
 std::string Golden(const std::string& name) {
   return std::string(OPO_SOURCE_DIR) + "/tests/golden/" + name;
@@ -166,43 +162,24 @@ TEST(SftLoss, APacksSequencesDoNotSeeEachOther) {
   EXPECT_EQ(got.result.mismatched_tokens, 0);
 }
 
-class Sft : public testing::Test {
+class Sft : public RunTest {
  protected:
-  Sft() : folder_(fs::path(testing::TempDir()) / ("opo_sft_" + std::to_string(::getpid()))) {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  ~Sft() override { fs::remove_all(folder_); }
-  std::string Folder(const std::string& name) const { return (folder_ / name).string(); }
   TrainConfig Config(const std::string& name, const Settings& settings) const {
     Settings all = {"run.dir=" + Folder(name), "algorithm.name=sft", "train.lr=1e-2",
                     "monitor.tensorboard=false", "monitor.report_every=0"};
     all.insert(all.end(), settings.begin(), settings.end());
     return LoadTrainConfig("", all);
   }
-  std::vector<nlohmann::ordered_json> Run(const TrainConfig& config, bool resume = false,
-                                          TrainResult* result = nullptr) {
-    std::vector<nlohmann::ordered_json> steps;
-    TrainOptions options;
-    options.resume = resume;
-    options.progress = false;
-    options.final_eval = result != nullptr;
-    options.on_step = [&](const nlohmann::ordered_json& metrics) { steps.push_back(metrics); };
-    const TrainResult got = Train(config, options);
-    if (result != nullptr) *result = got;
-    return steps;
-  }
   static std::string Digest(const std::vector<nlohmann::ordered_json>& steps) {
     return steps.back().at("exact/weights_digest").get<std::string>();
   }
-  fs::path folder_;
 };
 
 TEST_F(Sft, TheHeldOutLossFalls) {
-  TrainResult result;
-  const auto steps = Run(Config("run", {"train.steps=40", "eval.every=10", "checkpoint.every=10",
-                                        "checkpoint.keep_best=true"}),
-                         false, &result);
+  const auto [steps, result] =
+      Take(Config("run", {"train.steps=40", "eval.every=10", "checkpoint.every=10",
+                          "checkpoint.keep_best=true"}),
+           false, /*evaluate=*/true);
   EXPECT_LT(result.after.loss, 0.5 * result.before.loss);
   EXPECT_EQ(result.after.metrics["eval/perplexity"].get<double>(), std::exp(result.after.loss));
   EXPECT_EQ(result.after.metrics["eval/tokens"], result.before.metrics["eval/tokens"]);
@@ -220,22 +197,12 @@ TEST_F(Sft, TheHeldOutLossFalls) {
 TEST_F(Sft, SameBitsResumedReplayedAndOnOtherThreads) {
   const Settings settings = {"train.steps=5", "checkpoint.every=2", "checkpoint.keep_last=9",
                              "rollout.prompts=8", "train.shards=2"};
-  const auto with = [&](const Settings& more) {
-    Settings all = settings;
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  };
   const auto whole = Run(Config("whole", settings));
-  EXPECT_EQ(Digest(Run(Config("threads", with({"run.threads=2"})))), Digest(whole));
-  EXPECT_EQ(Digest(Run(Config("one", with({"run.threads=1"})))), Digest(whole));
-  Run(Config("cut", with({"train.steps=3"})));
+  EXPECT_EQ(Digest(Run(Config("threads", With(settings, {"run.threads=2"})))), Digest(whole));
+  EXPECT_EQ(Digest(Run(Config("one", With(settings, {"run.threads=1"})))), Digest(whole));
+  Run(Config("cut", With(settings, {"train.steps=3"})));
   EXPECT_EQ(Digest(Run(Config("cut", settings), /*resume=*/true)), Digest(whole));
-  ReplayOptions options;
-  options.run_dir = Folder("whole");
-  options.progress = false;
-  options.first = 3;
-  options.last = 5;
-  EXPECT_EQ(Replay(options).difference, "");
+  ExpectReplays("whole", 3, 5);
 }
 
 TEST_F(Sft, ConversationsLearnTheAssistantOrAll) {
