@@ -136,6 +136,16 @@ class Series {
   std::vector<ordered_json> lines_;
 };
 
+// The config's. Of a term that a run normalises, its scores as they were given: what arms have in
+// common.
+std::string RewardKey(const CompareConfig& config, const Series& series) {
+  constexpr std::string_view kMean = "/mean";
+  const std::string& key = config.reward_key;
+  if (!key.starts_with("rewards/") || !key.ends_with(kMean)) return key;
+  const std::string given = key.substr(0, key.size() - kMean.size()) + "/score/mean";
+  return series.lines().front().contains(given) ? given : key;
+}
+
 // First, last and best reward, each the mean of a window of steps, and the tokens that the target
 // took.
 void SummarizeReward(const CompareConfig& config, const std::vector<double>& reward,
@@ -180,7 +190,7 @@ void SummarizeTraining(const CompareConfig& config, FinishedRun& finished) {
   // Runs on given answers sample none, and nothing rewards them.
   if (!IsGiven(run.config)) {
     finished.first_rollouts = series.lines().front().value("exact/rollout_digest", "");
-    SummarizeReward(config, series(config.reward_key.c_str()), tokens, out);
+    SummarizeReward(config, series(RewardKey(config, series).c_str()), tokens, out);
     out["entropy/last"] = MeanOf(series("actor/entropy"), last, window);
     out["length/last"] = MeanOf(series("response_length/mean"), last, window);
   }

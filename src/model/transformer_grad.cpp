@@ -515,13 +515,13 @@ void Transformer<T>::BackwardLayers(float* dresidual, std::span<const GradRow<T>
         const idx ld = is_q ? ld_q_ : ld_kv_;
         const float* dy = (is_q ? dq_ : dk_).data() + row0 * ld;
         const auto& pre = is_q ? q_pre : k_pre;
-        const float* rstd = qk_rstd_.data() + (is_q ? 0 : config().num_heads);
+        const idx first_head = is_q ? 0 : config().num_heads;
         add_vector(is_q ? offsets.q_norm : offsets.k_norm, dh, count,
                    [&](float* dgamma, idx first, idx n) {
                      ParallelChunks(RoundUp(dh, 16), 16, [&](idx j0, idx) {
                        kernels.head_norm_dgamma(dgamma, dy + first * ld, ld, pre.data() + first,
-                                                rstd + first * qk_heads, qk_heads, n, heads, dh, j0,
-                                                std::min(j0 + 16, dh));
+                                                qk_rstd_.data() + first_head + first * qk_heads,
+                                                qk_heads, n, heads, dh, j0, std::min(j0 + 16, dh));
                      });
                    });
       }

@@ -88,6 +88,17 @@ TEST_F(Summary, TheRewardMayBeOneTerm) {
   config_.reward_key = "response_length/mean";
   Write({0.1, 0.2, 0.3}, {1, 1, 1});
   EXPECT_EQ(Summarize().at("reward/last"), 10);
+  config_.reward_key = "rewards/rule/mean";
+  for (const char* more : {R"("rewards/rule/mean": 0.5)",
+                           R"("rewards/rule/mean": 0.1, "rewards/rule/score/mean": 0.5)"}) {
+    Write({0.1}, {1});
+    std::ifstream file(run_.dir + "/metrics.jsonl");
+    std::string line;
+    std::getline(file, line);
+    line.pop_back();
+    std::ofstream(run_.dir + "/metrics.jsonl") << line << ", " << more << "}\n";
+    EXPECT_EQ(Summarize().at("reward/last"), 0.5) << more;
+  }
   config_.reward_key = "rewards/none/mean";
   EXPECT_THROW(Summarize(), Error);
 }
