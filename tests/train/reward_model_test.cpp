@@ -247,6 +247,19 @@ TEST_F(RewardModelRuns, WhatMeansNothingIsRefusedWithItsCure) {
 }
 
 // A policy that is to answer with one letter, as its demonstrations and the chosen answers do.
+// What the pairs taught is a reward like another, for methods that compare a prompt's answers too.
+TEST_F(RewardModelRuns, PoliciesLearnFromTheirScores) {
+  Run(Config("rm", Base()));
+  for (const char* name : {"rebel", "online_dpo"}) {
+    const Steps steps = Run(Config(
+        name, {std::string("algorithm.name=") + name, "data.train=" + Folder("held_out.jsonl"),
+               "reward.0.kind=model", "reward.0.path=" + Folder("rm/model"), "rollout.prompts=8",
+               "rollout.samples=4", "rollout.max_new_tokens=6", "train.steps=20"}));
+    EXPECT_GT(steps.Mean(15, 5, "rewards/model/mean"), steps.Mean(0, 3, "rewards/model/mean") + 0.5)
+        << name;
+  }
+}
+
 class AihfRuns : public RewardModels {
  protected:
   AihfRuns() {
