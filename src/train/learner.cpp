@@ -392,7 +392,7 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
         return;
       }
       RowResult& out = row_results[static_cast<std::size_t>(r)];
-      float* logits = logits_.data() + r * ld_logits;
+      float* logits = model.has_logits ? logits_.data() + r * ld_logits : nullptr;
       TokenStats stats;
       TokenId id = 0;
       HeadOutput output;
