@@ -255,7 +255,7 @@ TEST_F(RewardModelRuns, PoliciesLearnFromTheirScores) {
         name, {std::string("algorithm.name=") + name, "data.train=" + Folder("held_out.jsonl"),
                "reward.0.kind=model", "reward.0.path=" + Folder("rm/model"), "rollout.prompts=8",
                "rollout.samples=4", "rollout.max_new_tokens=6", "train.steps=20"}));
-    EXPECT_GT(steps.Mean(15, 5, "rewards/model/mean"), steps.Mean(0, 3, "rewards/model/mean") + 0.5)
+    EXPECT_GT(steps.Mean(15, 5, "rewards/model/mean"), steps.Mean(0, 3, "rewards/model/mean") + 0.2)
         << name;
   }
 }
