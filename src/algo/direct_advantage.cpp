@@ -6,6 +6,7 @@
 //   L = 1/2 mean_i (A_i / beta - u_i)^2, u_i = log pi(a_i | s) - log pi_ref(a_i | s).
 // Where the policy is the reference its gradient is -1/beta times that of the advantage.
 #include "algo/advantages.h"
+#include "algo/preference.h"
 #include "base/error.h"
 #include "base/logistic.h"
 
@@ -39,11 +40,7 @@ BatchLosses DirectAdvantageLosses(const LossBatch& batch, const AlgorithmConfig&
     const std::size_t tokens = batch.policy[i].size();
     OPO_CHECK(batch.reference[i].size() == tokens);
     if (tokens == 0) continue;
-    double log_ratio = 0;
-    for (std::size_t t = 0; t < tokens; ++t) {
-      log_ratio += batch.policy[i][t] - static_cast<double>(batch.reference[i][t]);
-    }
-    const double residual = batch.advantages[i] / config.step_beta - log_ratio;
+    const double residual = batch.advantages[i] / config.step_beta - LogRatio(batch, i);
     losses[i].assign(tokens, {.loss = residual * residual / 2 / static_cast<double>(tokens),
                               .dlogprob = -residual});
   }

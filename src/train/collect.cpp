@@ -156,6 +156,36 @@ std::vector<int> OwnersOf(const TrainConfig& config, const ShardDeal& deal, std:
   return owners;
 }
 
+ShardDeal DealGroups(const TrainConfig& config, std::span<const RolloutGroup> groups, idx length,
+                     int ranks) {
+  std::vector<idx> work(static_cast<std::size_t>(NumShards(config)));
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    idx& of_shard = work[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(g)))];
+    of_shard += static_cast<idx>(groups[g].prompt.size());
+    for (const Rollout& rollout : groups[g].rollouts) {
+      of_shard += rollout.tokens.empty() ? length : rollout.length();
+    }
+  }
+  return DealShards(work, ranks);
+}
+
+std::vector<std::vector<LearnGroup>> ByShard(const TrainConfig& config,
+                                             std::span<const RolloutGroup> groups,
+                                             std::span<const double> weights,
+                                             const std::function<void(LearnGroup&)>& complete) {
+  std::vector<std::vector<LearnGroup>> shards(static_cast<std::size_t>(NumShards(config)));
+  auto weight = weights.begin();
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const auto end = weight + std::ssize(groups[g].rollouts);
+    LearnGroup learn{&groups[g], {weight, end}, -1};
+    weight = end;
+    complete(learn);
+    shards[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(g)))].push_back(
+        std::move(learn));
+  }
+  return shards;
+}
+
 template <class T>
 std::vector<RolloutGroup> Collector<T>::Collect(idx step, ordered_json& metrics) {
   if (parts_.config.rollout.window > 0) return CollectWindow(step, metrics);
@@ -389,15 +419,7 @@ template <class T>
 void Collector<T>::Deal(std::span<const RolloutGroup> groups) {
   const TrainConfig& config = parts_.config;
   const idx length = answers_ > 0 ? answer_tokens_ / answers_ : config.rollout.max_new_tokens;
-  std::vector<idx> work(static_cast<std::size_t>(NumShards(config)));
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    idx& of_shard = work[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(i)))];
-    of_shard += static_cast<idx>(groups[i].prompt.size());
-    for (const Rollout& rollout : groups[i].rollouts) {
-      of_shard += rollout.tokens.empty() ? length : rollout.length();
-    }
-  }
-  deal_ = DealShards(work, parts_.comm.size());
+  deal_ = DealGroups(config, groups, length, parts_.comm.size());
 }
 
 template class Collector<float>;

@@ -12,6 +12,7 @@
 #include "rollout/rollout.h"
 #include "train/carry.h"
 #include "train/config.h"
+#include "train/learner.h"
 #include "train/scoring.h"
 #include "train/shards.h"
 
@@ -34,6 +35,16 @@ SamplingConfig TrainingSampling(const TrainConfig& config, idx step);
 idx ShardOf(const TrainConfig& config, idx place);
 // The ranks of the first `groups` places.
 std::vector<int> OwnersOf(const TrainConfig& config, const ShardDeal& deal, std::size_t groups);
+// Deals a batch's shards by the rows of its prompts and answers; those not sampled yet count as
+// `length` tokens.
+ShardDeal DealGroups(const TrainConfig& config, std::span<const RolloutGroup> groups, idx length,
+                     int ranks);
+// What each shard learns of a batch: `weights`, one an answer in order, are the answers' tokens';
+// `complete` sets the rest of a LearnGroup.
+std::vector<std::vector<LearnGroup>> ByShard(const TrainConfig& config,
+                                             std::span<const RolloutGroup> groups,
+                                             std::span<const double> weights,
+                                             const std::function<void(LearnGroup&)>& complete);
 
 template <class T>
 class Collector {

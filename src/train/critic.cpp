@@ -136,15 +136,8 @@ LearnResult Critic<T>::Step(idx step, std::span<const RolloutGroup> groups, cons
     for (const Rollout& r : group.rollouts) lengths.push_back(std::ssize(r.returns));
   }
   const std::vector<double> weights = TokenWeights("token-mean", lengths, 0);
-  std::vector<std::vector<LearnGroup>> shards(static_cast<std::size_t>(NumShards(config)));
-  auto weight = weights.begin();
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    const auto end = weight + std::ssize(groups[g].rollouts);
-    LearnGroup learn{&groups[g], {weight, end}, -1, /*more_terms=*/true};
-    weight = end;
-    shards[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(g)))].push_back(
-        std::move(learn));
-  }
+  const auto shards =
+      ByShard(config, groups, weights, [](LearnGroup& learn) { learn.more_terms = true; });
   const double clip = ValueClip(config);
   const auto loss = [clip](const Rollout& rollout, idx t, const HeadOutput& output) -> TokenTerms {
     if (rollout.returns.empty()) return {};

@@ -199,13 +199,7 @@ void LearnedReward<T>::Learn(idx step, std::span<const RolloutGroup> groups,
   Spread sampled;
   for (idx u = 0; u < updates; ++u) {
     std::vector<RolloutGroup> batch = Batch((step - 1) * updates + u, groups);
-    std::vector<idx> work(static_cast<std::size_t>(NumShards(config_)));
-    for (const RolloutGroup& group : batch) {
-      idx& of_shard = work[static_cast<std::size_t>(ShardOf(config_, group.number))];
-      of_shard += static_cast<idx>(group.prompt.size());
-      for (const Rollout& rollout : group.rollouts) of_shard += rollout.length();
-    }
-    const ShardDeal deal = DealShards(work, comm.size());
+    const ShardDeal deal = DealGroups(config_, batch, 0, comm.size());
     comm.Note("scoring", step);
     ShareGroups(comm, batch, OwnersOf(config_, deal, batch.size()),
                 [&](std::span<RolloutGroup> own) { opo::Score(model_.model(), own, 1.0f); });
@@ -232,14 +226,9 @@ void LearnedReward<T>::Learn(idx step, std::span<const RolloutGroup> groups,
     const std::vector<double> weights =
         TokenWeights(LossAggregation(config_), lengths, LossNorm(config_));
     const UpdateLoss loss(config_.algorithm, true, batch);
-    std::vector<std::vector<LearnGroup>> shards(work.size());
-    std::size_t at = 0;
-    for (const RolloutGroup& group : batch) {
-      LearnGroup learn{&group, {}, -1, loss.HasMoreTerms(group)};
-      for (std::size_t s = 0; s < group.rollouts.size(); ++s)
-        learn.weights.push_back(weights[at++]);
-      shards[static_cast<std::size_t>(ShardOf(config_, group.number))].push_back(std::move(learn));
-    }
+    const auto shards = ByShard(config_, batch, weights, [&](LearnGroup& learn) {
+      learn.more_terms = loss.HasMoreTerms(*learn.group);
+    });
     const LearnResult sum = model_.Accumulate(step, shards, deal, std::cref(loss));
     model_.CheckPacked(step);
     if (sum.mismatched_tokens > 0) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "algo/advantages.h"
+#include "algo/preference.h"
 #include "base/error.h"
 #include "base/fault.h"
 #include "eval/answer.h"
@@ -188,27 +189,24 @@ void PutPreferenceMetrics(const AlgorithmConfig& config, const LossBatch& batch,
                           const std::string& prefix, ordered_json& metrics) {
   const Algorithm& algorithm = FindAlgorithm(config.name);
   if (algorithm.pairs == nullptr) return;
-  // Of the learned tokens of answer i: log-probs, and those less the reference's.
-  const auto sums = [&](std::size_t i) {
-    std::pair<double, double> sum;
+  const auto log_prob = [&](std::size_t i) {
+    double sum = 0;
     for (std::size_t t = 0; t < batch.policy[i].size(); ++t) {
-      if (!batch.learned[i].empty() && !batch.learned[i][t]) continue;
-      sum.first += batch.policy[i][t];
-      sum.second += batch.policy[i][t] - static_cast<double>(batch.reference[i][t]);
+      if (IsLearned(batch, i, t)) sum += batch.policy[i][t];
     }
     return sum;
   };
   const std::vector<AnswerPair> pairs = algorithm.pairs(batch.rewards, batch.groups);
   Spread chosen_reward, rejected_reward, margin, accuracy, chosen_logp, rejected_logp, refined;
   for (const AnswerPair& pair : pairs) {
-    const auto [chosen, chosen_ratio] = sums(pair.chosen);
-    const auto [rejected, rejected_ratio] = sums(pair.rejected);
+    const double chosen_ratio = LogRatio(batch, pair.chosen);
+    const double rejected_ratio = LogRatio(batch, pair.rejected);
     chosen_reward.Add(config.beta * chosen_ratio);
     rejected_reward.Add(config.beta * rejected_ratio);
     margin.Add(config.beta * chosen_ratio - config.beta * rejected_ratio);
     accuracy.Add(config.beta * chosen_ratio > config.beta * rejected_ratio ? 1 : 0);
-    chosen_logp.Add(chosen);
-    rejected_logp.Add(rejected);
+    chosen_logp.Add(log_prob(pair.chosen));
+    rejected_logp.Add(log_prob(pair.rejected));
     refined.Add(config.beta * (batch.refined[pair.chosen] - batch.refined[pair.rejected]));
   }
   metrics[prefix + "rewards/pairs"] = pairs.size();
@@ -228,7 +226,7 @@ void PutPreferenceMetrics(const AlgorithmConfig& config, const LossBatch& batch,
   for (std::size_t i = 0; i < batch.groups.size(); ++i) {
     const bool before = i > 0 && batch.groups[i - 1] == batch.groups[i];
     const bool behind = i + 1 < batch.groups.size() && batch.groups[i + 1] == batch.groups[i];
-    if (!before && !behind) demonstrations.Add(sums(i).first);
+    if (!before && !behind) demonstrations.Add(log_prob(i));
   }
   if (demonstrations.count > 0) {
     metrics[prefix + "logps/demonstrations"] = demonstrations.mean();

@@ -156,17 +156,10 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, con
   if (bad) parts_.guard.Report(step, *bad, groups, comm);
   const UpdateLoss loss = LossOf(step, groups, deal, update);
   if (update == 0) loss.PutMetrics(metrics);
-  std::vector<std::vector<LearnGroup>> shards(static_cast<std::size_t>(NumShards(config)));
-  std::size_t at = 0;
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    LearnGroup learn{
-        &groups[g], {}, update == 0 ? groups[g].tape_group : -1, loss.HasMoreTerms(groups[g])};
-    for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
-      learn.weights.push_back(weights[at++]);
-    }
-    shards[static_cast<std::size_t>(ShardOf(config, static_cast<idx>(g)))].push_back(
-        std::move(learn));
-  }
+  auto shards = ByShard(config, groups, weights, [&](LearnGroup& learn) {
+    if (update == 0) learn.tape_group = learn.group->tape_group;
+    learn.more_terms = loss.HasMoreTerms(*learn.group);
+  });
   std::vector<RolloutGroup> demonstrations;
   if (config.algorithm.ptx_coef > 0) demonstrations = Demonstrate(groups, shards);
   LearnResult sum;

@@ -9,8 +9,8 @@
 
 #include "base/file.h"
 #include "base/parallel.h"
-#include "format/safetensors.h"
 #include "model/load.h"
+#include "reference/golden_gradient.h"
 
 namespace opo {
 namespace {
@@ -121,22 +121,7 @@ TEST_P(GoldenModel, GradientAgreesWithPyTorch) {
   const std::vector<LearnGroup> learn = WithWeights(c);
   const LearnResult result = learner.Accumulate(learn, OnPolicyLoss, grad.data());
   EXPECT_GT(result.tokens, 0);
-  const SafetensorsFile expected = SafetensorsFile::Open(folder + "/grads.safetensors");
-  for (const TensorSpec& t : weights.layout.tensors) {
-    const SafeTensor* want = expected.Find(t.name);
-    ASSERT_NE(want, nullptr) << t.name;
-    std::vector<float> values(static_cast<std::size_t>(t.size()));
-    expected.ReadF32(*want, values);
-    double diff = 0;
-    double norm = 0;
-    for (idx i = 0; i < t.size(); ++i) {
-      const double w = values[static_cast<std::size_t>(i)];
-      const double d = static_cast<double>(grad[t.offset + i]) - w;
-      diff += d * d;
-      norm += w * w;
-    }
-    EXPECT_LT(std::sqrt(diff), 1e-4 * std::sqrt(norm)) << t.name;
-  }
+  ExpectGradient(weights.layout, grad.data(), folder + "/grads.safetensors");
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, GoldenModel,

@@ -1,12 +1,11 @@
 // Losses of preferences on models: against TRL's DPOTrainer.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "format/safetensors.h"
 #include "model/load.h"
+#include "reference/golden_gradient.h"
 #include "train/objective.h"
 
 namespace opo {
@@ -82,23 +81,8 @@ TEST_P(Trl, LossMetricsAndGradientAgreeWithDpoTrainer) {
   for (const auto& [name, value] : c["metrics"].items()) {
     EXPECT_NEAR(metrics.at(name).get<double>(), value.get<double>(), 1e-4) << name;
   }
-  const SafetensorsFile expected = SafetensorsFile::Open(Golden("preference/grads.safetensors"));
-  for (const TensorSpec& t : weights.layout.tensors) {
-    const SafeTensor* want = expected.Find(std::string(GetParam()) + "/" + t.name);
-    ASSERT_NE(want, nullptr) << t.name;
-    std::vector<float> values(static_cast<std::size_t>(t.size()));
-    expected.ReadF32(*want, values);
-    double diff = 0;
-    double norm = 0;
-    for (idx i = 0; i < t.size(); ++i) {
-      const double w = values[static_cast<std::size_t>(i)];
-      const double d = static_cast<double>(grad[t.offset + i]) - w;
-      diff += d * d;
-      norm += w * w;
-    }
-    // f32, as in learner_test.cpp.
-    EXPECT_LT(std::sqrt(diff), 1e-4 * std::sqrt(norm)) << t.name;
-  }
+  ExpectGradient(weights.layout, grad.data(), Golden("preference/grads.safetensors"),
+                 std::string(GetParam()) + "/");
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, Trl,

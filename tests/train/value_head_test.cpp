@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/parallel.h"
-#include "format/safetensors.h"
+#include "reference/golden_gradient.h"
 #include "reference/model_reference.h"
 #include "reference/tiny_model.h"
 #include "train/learner.h"
@@ -110,21 +110,7 @@ TEST_P(GoldenScores, TheGradientOfAPairsLossAgreesWithTransformers) {
   EXPECT_EQ(result.compared_tokens, result.tokens);
   EXPECT_EQ(result.mismatched_tokens, 0);
   EXPECT_NEAR(result.loss, loss_, 3e-6);
-  const SafetensorsFile expected = SafetensorsFile::Open(folder_ + "/grads.safetensors");
-  for (const TensorSpec& t : weights.layout.tensors) {
-    const SafeTensor* want = expected.Find(t.name);
-    ASSERT_NE(want, nullptr) << t.name;
-    std::vector<float> values(static_cast<std::size_t>(t.size()));
-    expected.ReadF32(*want, values);
-    double diff = 0;
-    double norm = 0;
-    for (idx i = 0; i < t.size(); ++i) {
-      const double w = values[static_cast<std::size_t>(i)];
-      diff += std::pow(static_cast<double>(grad[t.offset + i]) - w, 2);
-      norm += w * w;
-    }
-    EXPECT_LT(std::sqrt(diff), 1e-4 * std::sqrt(norm)) << t.name;
-  }
+  ExpectGradient(weights.layout, grad.data(), folder_ + "/grads.safetensors");
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, GoldenScores,
