@@ -29,7 +29,6 @@ struct StepArguments {
   std::string source, out, critic, system;
   ProblemKeys keys;
   RewardOptions reward;
-  bool training_part = true;
   idx prompts = 0;
   idx solutions = 8;
   idx keep = 0;
@@ -65,13 +64,8 @@ class StepMaker {
            "makes one of what this verb writes without --critic",
            args.critic);
     }
-    for (idx id = 0; id < policy_.tokenizer.vocab_size(); ++id) {
-      const auto token = static_cast<TokenId>(id);
-      if (policy_.tokenizer.vocab_size() == critic_->tokenizer.vocab_size() &&
-          policy_.tokenizer.TokenBytes(token, false) ==
-              critic_->tokenizer.TokenBytes(token, false)) {
-        continue;
-      }
+    if (policy_.tokenizer.vocab_size() != critic_->tokenizer.vocab_size() ||
+        policy_.tokenizer.FirstDifference(critic_->tokenizer) >= 0) {
       Fail(ErrorCode::kInput,
            "--critic {}: has another vocabulary than {}; train it from a model of the same family",
            args.critic, args.model.model);

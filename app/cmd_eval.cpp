@@ -84,13 +84,10 @@ std::vector<EvalSet> LoadSets(const EvalArguments& args) {
 // The reference's KL is over the policy's tokens: both must mean the same by them.
 void CheckVocabulary(const Tokenizer& policy, const Tokenizer& reference, idx policy_vocab,
                      idx reference_vocab, const std::string& path) {
-  const idx size = policy.vocab_size();
-  bool same = size == reference.vocab_size() && policy_vocab == reference_vocab;
-  for (idx id = 0; same && id < size; ++id) {
-    const auto token = static_cast<TokenId>(id);
-    same = policy.TokenBytes(token, false) == reference.TokenBytes(token, false);
+  if (policy.vocab_size() == reference.vocab_size() && policy_vocab == reference_vocab &&
+      policy.FirstDifference(reference) < 0) {
+    return;
   }
-  if (same) return;
   Fail(ErrorCode::kInput,
        "--reference {}: has another vocabulary than the model; a KL divergence needs the same one",
        path);

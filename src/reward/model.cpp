@@ -166,12 +166,8 @@ class ModelReward : public Reward {
   // The policy's tokens mean the same to the model; it may know further ones.
   void CheckTokenizer(const Tokenizer& policy, const ModelConfig& config) const {
     const Tokenizer own = Tokenizer::Load(TokenizerPath(path_));
-    const idx size = policy.vocab_size();
-    idx differs = size <= std::min(own.vocab_size(), config.vocab_size) ? -1 : own.vocab_size();
-    for (idx id = 0; differs < 0 && id < size; ++id) {
-      const auto token = static_cast<TokenId>(id);
-      if (policy.TokenBytes(token, false) != own.TokenBytes(token, false)) differs = id;
-    }
+    const bool fits = policy.vocab_size() <= std::min(own.vocab_size(), config.vocab_size);
+    const idx differs = fits ? policy.FirstDifference(own) : own.vocab_size();
     if (differs < 0) return;
     Fail(ErrorCode::kInput,
          "{}.path: {} has another tokenizer than the policy (token {} is not the same), but a "

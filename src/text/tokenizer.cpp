@@ -316,6 +316,13 @@ std::string Tokenizer::TokenBytes(TokenId id, bool skip_special) const {
   return text || !skip_special ? impl_->bytes[static_cast<std::size_t>(id)] : "";
 }
 
+TokenId Tokenizer::FirstDifference(const Tokenizer& other) const {
+  for (TokenId id = 0; id < vocab_size(); ++id) {
+    if (TokenBytes(id, false) != other.TokenBytes(id, false)) return id;
+  }
+  return -1;
+}
+
 idx Tokenizer::vocab_size() const { return static_cast<idx>(impl_->parts.tokens.size()); }
 TokenId Tokenizer::bos_id() const { return impl_->parts.bos; }
 TokenId Tokenizer::pad_id() const { return impl_->parts.pad; }

@@ -38,6 +38,10 @@ class Tokenizer {
   // The bytes of one token ("" for a special token when skipped). Ids out of range: "".
   std::string TokenBytes(TokenId id, bool skip_special = true) const;
 
+  // The first of this vocabulary's ids that stands for other bytes in `other`, special tokens
+  // included; -1 where none does. `other` may know further ones.
+  TokenId FirstDifference(const Tokenizer& other) const;
+
   idx vocab_size() const;  // one more than the highest id
   TokenId bos_id() const;  // -1 where there is none
   TokenId pad_id() const;

@@ -37,12 +37,11 @@ void CheckTokenizer(const std::string& path, const Tokenizer& policy) {
   if (critic.vocab_size() != policy.vocab_size()) {
     differ(fmt::format("it has {} entries, not {}", critic.vocab_size(), policy.vocab_size()));
   }
-  for (TokenId id = 0; id < policy.vocab_size(); ++id) {
-    const std::string theirs = critic.TokenBytes(id, /*skip_special=*/false);
-    const std::string ours = policy.TokenBytes(id, /*skip_special=*/false);
-    if (theirs == ours) continue;
-    differ(fmt::format("token {} is \"{}\" there and \"{}\" here", id, theirs, ours));
-  }
+  const TokenId id = policy.FirstDifference(critic);
+  if (id < 0) return;
+  differ(fmt::format("token {} is \"{}\" there and \"{}\" here", id,
+                     critic.TokenBytes(id, /*skip_special=*/false),
+                     policy.TokenBytes(id, /*skip_special=*/false)));
 }
 
 template <class T>
