@@ -1,7 +1,7 @@
 // opo data make-steps: the two data sets of direct advantages (docs/algorithms.md). Of a model's
 // solutions, cut into steps, either the states and their rates of right completions, for a critic
 // (`opo rm`, algorithm step_critic), or, with that critic, the states' candidate next steps and
-// what they are worth (`opo dpo`, algorithm direct_advantage).
+// what they are worth (`opo train`, algorithm direct_advantage).
 #include <algorithm>
 #include <fstream>
 #include <set>

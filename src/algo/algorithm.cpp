@@ -352,7 +352,8 @@ constexpr Algorithm kAlgorithms[] = {
      .keys = kPpoKeys,
      .critic = {.whiten = true, .clip_value = 0.5}},
     {.name = "ppo_max",
-     .summary = "ppo with its constraint in the reward: token KL, normalised and clipped rewards",
+     .summary =
+         "ppo constrained by its reward: whitened, clipped, less a token KL; a pre-trained critic",
      .source = "arXiv 2307.04964",
      .default_aggregation = kTokenMean,
      .needs = kNeedsCritic,

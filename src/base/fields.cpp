@@ -201,11 +201,13 @@ std::string NearestName(std::string_view name, const std::vector<std::string>& k
   return best;
 }
 
-// Walks a TOML table and the fields side by side; keeps the whole list of keys for suggestions.
+// Walks a TOML table and the fields side by side; keeps the whole list of keys for suggestions, and
+// notes those that are named.
 class FieldsLoader {
  public:
-  FieldsLoader(std::vector<std::string> keys, std::string where)
-      : keys_(std::move(keys)), where_(std::move(where)) {}
+  using Given = std::set<std::string, std::less<>>;
+  FieldsLoader(std::vector<std::string> keys, std::string where, Given& given)
+      : keys_(std::move(keys)), where_(std::move(where)), given_(given) {}
 
   void Load(const Fields& fields, const toml::table& table, const std::string& prefix) const {
     for (const auto& [toml_key, node] : table) {
@@ -249,7 +251,9 @@ class FieldsLoader {
       if (dot != std::string::npos) {
         Fail(ErrorCode::kUsage, "{}: '{}' is a value, not a section", place, entry.name);
       }
-      return Assign(entry.value, FromText(entry.value, text, place), entry.check, place);
+      Assign(entry.value, FromText(entry.value, text, place), entry.check, place);
+      given_.insert(key);
+      return;
     }
     if (dot == std::string::npos) {
       Fail(ErrorCode::kUsage, "{}: is a section; set a key of it, like '{}{}.{}'", place, key,
@@ -324,7 +328,9 @@ class FieldsLoader {
       if (!FromNode(node, parsed)) {
         Fail(ErrorCode::kUsage, "{}: expected {}", place, TypeName(entry.value));
       }
-      return Assign(entry.value, parsed, entry.check, place);
+      Assign(entry.value, parsed, entry.check, place);
+      given_.insert(key);
+      return;
     }
     if (entry.kind == Fields::Kind::kSection) {
       const auto* table = node.as_table();
@@ -366,11 +372,12 @@ class FieldsLoader {
 
   std::vector<std::string> keys_;
   std::string where_;
+  Given& given_;
 };
 
 void Fields::LoadToml(std::string_view text, const std::string& where) {
   const toml::table table = ParseToml(text, where);
-  FieldsLoader(Keys(), where).Load(*this, table, "");
+  FieldsLoader(Keys(), where, given_).Load(*this, table, "");
 }
 
 void Fields::LoadTomlFile(const std::string& path) {
@@ -389,7 +396,8 @@ void Fields::Set(std::string_view assignment) {
     Fail(ErrorCode::kUsage, "--set {}: write --set key=value", assignment);
   }
   const std::string key(assignment.substr(0, equals));
-  FieldsLoader(Keys(), "--set").Set(*this, key, key, std::string(assignment.substr(equals + 1)));
+  FieldsLoader(Keys(), "--set", given_)
+      .Set(*this, key, key, std::string(assignment.substr(equals + 1)));
 }
 
 std::string Fields::Print() const { return FieldsLoader::Print(*this, ""); }

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -121,6 +122,9 @@ class Fields {
   // Every dotted key, lists as "name.0.key".
   std::vector<std::string> Keys() const;
 
+  // Whether a document or an override has named this key so far, written like those of Keys().
+  bool IsGiven(std::string_view key) const { return given_.find(key) != given_.end(); }
+
  private:
   friend class FieldsLoader;
   enum class Kind { kValue, kSection, kList };
@@ -136,6 +140,7 @@ class Fields {
     bool may_be_empty = false;        // kList
   };
   std::vector<Entry> entries_;
+  std::set<std::string, std::less<>> given_;
 };
 
 // The fields of a struct; found through the overload of VisitFields for its type.

@@ -146,7 +146,8 @@ void VisitFields(Fields& f, CompareConfig& c) {
   f.Field("reward_key", c.reward_key,
           "the metric that reward columns are of, such as one term's \"rewards/NAME/mean\"; runs "
           "without it have none");
-  f.Field("target_reward", c.target_reward, "for the tokens that it takes to get there; 0: none");
+  f.Field("target_reward", c.target_reward,
+          "for the tokens and seconds that it takes to get there; 0: none");
   f.Field("spike", c.spike, "a gradient norm above so many medians of its run is a spike",
           Above(1));
   f.Field("keep_models", c.keep_models, "keep the arms' checkpoints after their evaluation");

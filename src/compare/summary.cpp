@@ -64,6 +64,7 @@ constexpr Column kColumns[] = {
     {"steps/total", "steps", 0, 0, false},
     {"tokens/total", "tokens", 0, 0, false},
     {"tokens/to_target", "tokens to target", -1, 0, true},
+    {"seconds/to_target", "seconds to target", -1, 0, true},
 };
 
 double NumberOf(const ordered_json& value) {
@@ -146,30 +147,37 @@ std::string RewardKey(const CompareConfig& config, const Series& series) {
   return series.lines().front().contains(given) ? given : key;
 }
 
-// First, last and best reward, each the mean of a window of steps, and the tokens that the target
-// took.
+// First, last and best reward, each the mean of a window of steps, and the tokens and the time that
+// the target took.
 void SummarizeReward(const CompareConfig& config, const std::vector<double>& reward,
-                     const std::vector<double>& tokens, RunNumbers& out) {
+                     const std::vector<double>& tokens, const std::vector<double>& seconds,
+                     RunNumbers& out) {
   const std::size_t n = reward.size();
   const std::size_t window = std::min(n, static_cast<std::size_t>(config.window));
   const double first = MeanOf(reward, 0, window);
   const double last = MeanOf(reward, n - window, window);
   double peak = first;
-  double spent = 0;
-  double to_target = kNaN;
+  double tokens_spent = 0;
+  double seconds_spent = 0;
+  double tokens_to_target = kNaN;
+  double seconds_to_target = kNaN;
   for (std::size_t i = 0; i < n; ++i) {
-    spent += tokens[i];
+    tokens_spent += tokens[i];
+    seconds_spent += seconds[i];
     if (i + 1 < window) continue;
     const double mean = MeanOf(reward, i + 1 - window, window);
     peak = std::max(peak, mean);
     const bool there = config.target_reward != 0 && mean >= config.target_reward;
-    if (there && std::isnan(to_target)) to_target = spent;
+    if (!there || !std::isnan(tokens_to_target)) continue;
+    tokens_to_target = tokens_spent;
+    seconds_to_target = seconds_spent;
   }
   out["reward/first"] = first;
   out["reward/last"] = last;
   out["reward/peak"] = peak;
   out["reward/drop"] = peak - last;
-  out["tokens/to_target"] = to_target;
+  out["tokens/to_target"] = tokens_to_target;
+  out["seconds/to_target"] = seconds_to_target;
   // Half of the best means nothing where rewards fall below 0.
   const bool signless = *std::min_element(reward.begin(), reward.end()) >= 0;
   out["collapsed"] = signless ? (last < peak / 2 ? 1 : 0) : kNaN;
@@ -185,12 +193,13 @@ void SummarizeTraining(const CompareConfig& config, FinishedRun& finished) {
   const std::size_t last = n - window;
   RunNumbers& out = finished.numbers;
   const std::vector<double> tokens = series("perf/total_num_tokens");
+  const std::vector<double> seconds = series("timing_s/step");
   out["tokens/total"] = MeanOf(tokens, 0, n) * static_cast<double>(n);
   out["collapsed"] = 0;
   // Runs on given answers sample none, and nothing rewards them.
   if (!IsGiven(run.config)) {
     finished.first_rollouts = series.lines().front().value("exact/rollout_digest", "");
-    SummarizeReward(config, series(RewardKey(config, series).c_str()), tokens, out);
+    SummarizeReward(config, series(RewardKey(config, series).c_str()), tokens, seconds, out);
     out["entropy/last"] = MeanOf(series("actor/entropy"), last, window);
     out["length/last"] = MeanOf(series("response_length/mean"), last, window);
   }
@@ -203,7 +212,7 @@ void SummarizeTraining(const CompareConfig& config, FinishedRun& finished) {
   const std::vector<double> updates = series("training/optimizer_steps");
   out["updates/total"] = MeanOf(updates, 0, n) * static_cast<double>(n);
   out["steps/total"] = static_cast<double>(n);
-  out["step_s/median"] = Median(series("timing_s/step"));
+  out["step_s/median"] = Median(seconds);
   const std::vector<double> memory = series("perf/cpu_memory_used_gb");
   out["memory_gb/peak"] = *std::max_element(memory.begin(), memory.end());
   out["models"] = static_cast<double>(ModelsHeld(run.config));

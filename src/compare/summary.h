@@ -7,8 +7,9 @@
 //   grad_norm/max, grad_norm/spikes          the largest; steps above `spike` medians of the run
 //   entropy/last, length/last, kl/last       of the last window; KL (k3, nats a token) to the start
 //   tokens/total, updates/total, steps/total what was spent
-//   tokens/to_target                         sampled until the window's reward first reached the
-//                                            target; NaN where it never did
+//   tokens/to_target, seconds/to_target      sampled, and taken by the steps, until the window's
+//                                            reward first reached the target; NaN where it never
+//                                            did
 //   step_s/median, memory_gb/peak, models    the price of a step
 //   collapsed                                1: it ended by non-finite numbers, or its last reward
 //                                            is below half its peak; else 0; NaN where rewards

@@ -52,6 +52,7 @@ void ResolvePaths(TrainConfig& config, const std::filesystem::path& folder) {
   resolve_data(config.data.eval);
   ResolvePath(config.data.pass_rates, folder);
   for (DataMixConfig& set : config.data.mix) resolve_data(set.path);
+  for (RewardConfig& term : config.reward) ResolvePath(term.path, folder);
   ResolvePath(config.learned_reward.path, folder);
   ResolvePath(config.learned_reward.pairs, folder);
 }
@@ -421,6 +422,7 @@ TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::stri
   }
   for (const std::string& assignment : overrides) fields.Set(assignment);
   ResolvePaths(config, "");
+  TakeRecipe(fields, config);
   if (config.run.dir.empty()) config.run.dir = fmt::format("runs/{}-{}", name, config.train.seed);
   try {
     ValidateTrainConfig(config, asks);

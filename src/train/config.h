@@ -158,8 +158,8 @@ struct TrainConfig {
 };
 
 // Defaults, then the file (none if `path` is ""), then the overrides "key=value" in order, then
-// ValidateTrainConfig. Paths of the file that exist beside it, and paths of either that exist from
-// the working directory, become absolute; others stay. An empty run.dir becomes
+// TakeRecipe, then ValidateTrainConfig. Paths of the file that exist beside it, and paths of either
+// that exist from the working directory, become absolute; others stay. An empty run.dir becomes
 // runs/<file's name without .toml>-<train.seed>. Throws Error(kUsage) naming file, line and key;
 // a config file that cannot be read is Error(kUsage) too.
 // asks = false: of a replay, which asks no reward (reward/reward.h).
@@ -177,6 +177,12 @@ TrainConfig ParseTrainConfig(const std::string& printed);
 
 // What keys must satisfy together. Throws Error(kUsage) naming the keys and the cure.
 void ValidateTrainConfig(const TrainConfig& config, bool asks = true);
+
+// Of `ppo_max`, the parts of its paper's recipe (arXiv 2307.04964, section 5.4) as the keys that
+// `fields`, which are those of `config`, were not given: rewards whitened by their history and
+// clipped at 0.8, a token KL of 0.05 in the reward, a critic that begins as the run's reward model,
+// if it has one, and learns alone for a tenth of the steps (how long the paper does not say).
+void TakeRecipe(const Fields& fields, TrainConfig& config);
 
 // Of [critic] and rollout.window; ValidateTrainConfig calls it.
 void ValidateCritic(const TrainConfig& config);

@@ -1,5 +1,5 @@
-// [critic]: its keys, what they must satisfy, and what they stand for; and rollout.window, which an
-// algorithm with a critic has.
+// [critic]: its keys, what they must satisfy, and what they stand for; rollout.window, which an
+// algorithm with a critic has; and PPO-max's recipe.
 #include <fmt/ranges.h>
 
 #include "base/error.h"
@@ -104,6 +104,27 @@ void VisitFields(Fields& f, CriticSettings& c) {
   f.Field("pretrain_steps", c.pretrain_steps,
           "of train.steps, the first so many in which it learns and the policy does not",
           Range(0, 1e9));
+}
+
+void TakeRecipe(const Fields& fields, TrainConfig& c) {
+  if (c.algorithm.name != "ppo_max") return;
+  const auto take = [&](std::string_view key, auto& setting, auto value) {
+    if (!fields.IsGiven(key)) setting = value;
+  };
+  take("algorithm.kl_coef", c.algorithm.kl_coef, 0.05);
+  take("algorithm.kl_in", c.algorithm.kl_in, "reward");
+  std::vector<std::string_view> models;
+  for (std::size_t i = 0; i < c.reward.size(); ++i) {
+    RewardConfig& term = c.reward[i];
+    if (term.weight == 0) continue;  // only watched
+    take(fmt::format("reward.{}.normalize", i), term.normalize, "whiten");
+    if (term.normalize != "none") take(fmt::format("reward.{}.clip", i), term.clip, 0.8);
+    if (term.kind == "model") models.push_back(term.path);
+  }
+  if (models.size() == 1) take("critic.init", c.critic.init, models.front());
+  if (!SharesCritic(c)) {
+    take("critic.pretrain_steps", c.critic.pretrain_steps, c.train.steps / 10);
+  }
 }
 
 void ValidateCritic(const TrainConfig& c) {

@@ -107,6 +107,19 @@ weight = -2.5
   EXPECT_EQ(c.items[1].weight, -2.5);
 }
 
+TEST(Fields, TellsWhatItWasGiven) {
+  Outer config;
+  Fields fields = FieldsOf(config);
+  fields.LoadToml("count = 3\n[inner]\nrate = 0.25\n[[items]]\n[[items]]\nweight = 2\n", "x.toml");
+  fields.Set("items.0.kind=fancy");
+  std::vector<std::string> given;
+  for (const std::string& key : fields.Keys()) {
+    if (fields.IsGiven(key)) given.push_back(key);
+  }
+  EXPECT_EQ(given,
+            (std::vector<std::string>{"inner.rate", "count", "items.0.kind", "items.1.weight"}));
+}
+
 TEST(Fields, KeysThatAreAbsentKeepTheirValues) {
   const Outer c = Load("count = 4");
   EXPECT_EQ(c.count, 4);

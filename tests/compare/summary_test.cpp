@@ -71,6 +71,7 @@ TEST_F(Summary, OfARunThatRisesAndFalls) {
   EXPECT_EQ(n.at("kl/last"), 0.25);
   EXPECT_EQ(n.at("tokens/total"), 600);
   EXPECT_EQ(n.at("tokens/to_target"), 400);  // (0.6 + 0.8) / 2 is the first window at 0.5
+  EXPECT_EQ(n.at("seconds/to_target"), 8);
   EXPECT_EQ(n.at("updates/total"), 24);
   EXPECT_EQ(n.at("steps/total"), 6);
 }
@@ -119,6 +120,7 @@ TEST_F(Summary, ATargetThatIsNotReachedIsNoNumber) {
   Write({0.1, 0.2, 0.3}, {1, 1, 1});
   const RunNumbers n = Summarize();
   EXPECT_TRUE(std::isnan(n.at("tokens/to_target")));
+  EXPECT_TRUE(std::isnan(n.at("seconds/to_target")));
   EXPECT_EQ(n.at("collapsed"), 0);
 }
 

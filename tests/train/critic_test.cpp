@@ -77,10 +77,10 @@ const std::map<std::string, Settings> kCritics = {
     {"shared", {"critic.init=shared", "critic.value_coef=0.5"}},
     {"shared_off_policy",
      {"critic.init=shared", "algorithm.exact=false", "train.mini_batch=4", "train.shards=4"}},
-    {"pretrained", {"critic.pretrain_steps=2", "algorithm.name=ppo_max"}},
+    {"ppo_max", {"critic.pretrain_steps=2", "algorithm.name=ppo_max"}},
     {"ptx",
-     {"algorithm.name=ppo_max", "algorithm.ptx_coef=0.5", "algorithm.exact=false",
-      "train.mini_batch=4", "train.shards=2"}},
+     {"algorithm.name=ppo", "algorithm.ptx_coef=0.5", "algorithm.exact=false", "train.mini_batch=4",
+      "train.shards=2"}},
     {"apa", {"algorithm.name=apa"}},
     {"awr", {"algorithm.name=awr", "algorithm.exact=false", "train.mini_batch=4"}},
     {"t_ppo",
@@ -202,6 +202,40 @@ TEST_F(Critics, WindowsOfAnswersHaveTheirRewardsNormalised) {
     EXPECT_LE(Number(step, "critic/returns/max"), 0.25 + 1e-6);
   }
   EXPECT_EQ(highest, 0.25) << "rewards are 0 and 1";
+}
+
+TEST_F(Critics, PpoMaxIsItsPapersRecipeButForWhatTheConfigSays) {
+  const std::string model = Folder("reward_model");
+  std::filesystem::create_directories(model);
+  const auto config = [&](const Settings& more) {
+    return Config("run", With({"algorithm.name=ppo_max", "train.steps=50", "reward.1.kind=regex",
+                               "reward.1.name=watched", "reward.1.pattern=a", "reward.1.weight=0",
+                               "reward.2.kind=model", "reward.2.path=" + model},
+                              more));
+  };
+  const TrainConfig recipe = config({});
+  EXPECT_EQ(recipe.algorithm.kl_coef, 0.05);
+  EXPECT_TRUE(KlInReward(recipe.algorithm));
+  for (const std::size_t i : {0, 2}) {
+    EXPECT_EQ(recipe.reward[i].normalize, "whiten");
+    EXPECT_EQ(recipe.reward[i].clip, 0.8);
+  }
+  EXPECT_EQ(recipe.reward[1].normalize, "none") << "it is only watched";
+  EXPECT_EQ(recipe.reward[1].clip, 0);
+  EXPECT_EQ(recipe.critic.init, model);
+  EXPECT_EQ(recipe.critic.pretrain_steps, 5);
+  // What a run prints is what it does, and is read back as such.
+  EXPECT_EQ(PrintTrainConfig(ParseTrainConfig(PrintTrainConfig(recipe))), PrintTrainConfig(recipe));
+
+  const Settings without = {"algorithm.kl_coef=0",     "reward.0.normalize=none",
+                            "reward.2.normalize=none", "critic.init=policy",
+                            "critic.pretrain_steps=0", "algorithm.kl_in=loss"};
+  TrainConfig ppo = config(With(without, {"algorithm.name=ppo"}));
+  ppo.algorithm.name = "ppo_max";
+  EXPECT_EQ(PrintTrainConfig(config(without)), PrintTrainConfig(ppo));
+  EXPECT_EQ(config({"reward.0.clip=0.3"}).reward[0].clip, 0.3);
+  EXPECT_EQ(config({"critic.init=shared"}).critic.pretrain_steps, 0) << "it cannot wait";
+  EXPECT_EQ(config({"reward.2.weight=0"}).critic.init, "policy") << "no reward is a model's";
 }
 
 TEST_F(Critics, WrongUseIsRefusedWithTheCure) {

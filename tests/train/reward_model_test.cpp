@@ -322,6 +322,7 @@ TEST_F(AihfRuns, BothModelsGoOnToTheSameBits) {
   EXPECT_EQ(digests(resumed), digests(whole));
   EXPECT_EQ(digests(Run(Config("threads", With(settings, {"run.threads=3", "run.tape_mb=0"})))),
             digests(whole));
+  ExpectReplays("whole", 3, 4);
 }
 
 TEST_F(AihfRuns, WithoutDemonstrationsItsRewardIsAPlainRewardModelToTheBit) {

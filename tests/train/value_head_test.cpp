@@ -14,7 +14,7 @@
 #include "reference/golden_gradient.h"
 #include "reference/model_reference.h"
 #include "reference/tiny_model.h"
-#include "train/learner.h"
+#include "train/objective.h"
 
 namespace opo {
 namespace {
@@ -116,6 +116,103 @@ TEST_P(GoldenScores, TheGradientOfAPairsLossAgreesWithTransformers) {
 INSTANTIATE_TEST_SUITE_P(Goldens, GoldenScores,
                          testing::Values("tiny_score_llama", "tiny_score_mistral",
                                          "tiny_score_qwen2", "tiny_score_qwen3"));
+
+// ------------------------------------------------------------------ verl and transformers
+
+class GoldenPpo : public testing::TestWithParam<const char*> {};
+
+// A whole update, from the models and the rewards to the gradient of all weights.
+TEST_P(GoldenPpo, AnUpdateAgreesWithVerlAndTransformers) {
+  const std::string goldens = std::string(OPO_SOURCE_DIR) + "/tests/golden/";
+  const json golden = json::parse(ReadFile(goldens + "ppo/cases.json"));
+  const json& want = golden["cases"][GetParam()];
+  const json& settings = golden["settings"];
+  const auto model = [&](double factor) {
+    Weights weights = LoadWeights(goldens + golden["model"].get<std::string>(), SlabOf::kTrained,
+                                  Heads{.values = true});
+    const auto score = golden["score"].get<std::vector<float>>();
+    std::copy(score.begin(), score.end(), weights.slab.data() + weights.layout.score);
+    for (float& w : weights.slab.span()) w *= static_cast<float>(factor);
+    return weights;
+  };
+  Groups groups;
+  std::vector<idx> lengths;
+  for (const json& g : golden["groups"]) {
+    RolloutGroup& group = groups.emplace_back();
+    group.prompt = g["prompt"].get<std::vector<TokenId>>();
+    for (const json& answer : g["answers"]) {
+      Rollout& rollout = group.rollouts.emplace_back();
+      rollout.tokens = answer.get<std::vector<TokenId>>();
+      rollout.reward = golden["rewards"][lengths.size()];
+      rollout.scores.total.verdict = Verdict::kScored;
+      lengths.push_back(rollout.length());
+    }
+  }
+  TinyModel<float> sampler(model(1));
+  Score<float>(sampler.model, groups, 1.0f);
+  Groups of_reference = groups;
+  TinyModel<float> reference(model(golden["reference_factor"]));
+  Score<float>(reference.model, of_reference, 1.0f);
+
+  TrainConfig config;
+  config.algorithm = {.name = "ppo",
+                      .clip_low = settings["clip"],
+                      .clip_high = settings["clip"],
+                      .clip_dual = settings["dual"],
+                      .gamma = settings["gamma"],
+                      .kl_coef = settings["kl_coef"],
+                      .kl_in = "reward",
+                      .gae_lambda = settings["gae_lambda"]};
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t s = 0; s < groups[g].rollouts.size(); ++s) {
+      groups[g].rollouts[s].reference_logprobs = of_reference[g].rollouts[s].logprobs;
+    }
+  }
+  nlohmann::ordered_json metrics;
+  SetAdvantages(config, groups, {}, metrics);
+  // Values and log-probs are f32, of a size up to 10; the whitening divides by a deviation of 1.
+  constexpr double kTolerance = 2e-5;
+  std::size_t at = 0;
+  for (const RolloutGroup& group : groups) {
+    for (const Rollout& rollout : group.rollouts) {
+      for (idx t = 0; t < rollout.length(); ++t) {
+        const auto token = static_cast<std::size_t>(t);
+        EXPECT_NEAR(rollout.advantage_at(t), want["advantages"][at][token], kTolerance);
+        EXPECT_NEAR(rollout.returns[token], want["returns"][at][token], kTolerance);
+      }
+      ++at;
+    }
+  }
+
+  const UpdateLoss update(config.algorithm, /*on_policy=*/false, groups, {},
+                          {.coef = settings["value_coef"], .clip = settings["value_clip"]});
+  const std::vector<double> token_weights = TokenWeights("token-mean", lengths, 0);
+  std::vector<LearnGroup> learn;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    learn.push_back({&groups[g], {token_weights[2 * g], token_weights[2 * g + 1]}, -1, true});
+  }
+  const Weights weights = model(want["factor"]);
+  TinyModel<float> policy(weights, true);
+  Learner<float> learner(policy.model, weights.layout, LearnerConfig{.unit_tokens = 32});
+  Buffer<float> grad(weights.layout.size);
+  const LearnResult result = learner.Accumulate(
+      learn,
+      [&](const Rollout& rollout, idx t, const HeadOutput& output) {
+        return update(rollout, t, output.policy, output.value);
+      },
+      grad.data());
+  EXPECT_EQ(result.mismatched_tokens > 0, want["factor"] != 1.0);
+  EXPECT_NEAR(result.loss, want["pg_loss"], kTolerance);
+  EXPECT_NEAR(result.value_loss, want["vf_loss"], kTolerance);
+  const auto tokens = static_cast<double>(result.tokens);
+  EXPECT_NEAR(static_cast<double>(result.clipped) / tokens, want["pg_clipfrac"], 1e-9);
+  EXPECT_NEAR(static_cast<double>(result.value_clipped) / tokens, want["vf_clipfrac"], 1e-9);
+  ExpectGradient(weights.layout, grad.data(), goldens + "ppo/grads.safetensors",
+                 std::string(GetParam()) + "/");
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenPpo, testing::Values("first", "later"),
+                         [](const auto& name) { return name.param; });
 
 // ------------------------------------------------------------------ in double precision
 
