@@ -181,7 +181,8 @@ void ValidateTrainConfig(const TrainConfig& config, bool asks = true);
 // Of `ppo_max`, the parts of its paper's recipe (arXiv 2307.04964, section 5.4) as the keys that
 // `fields`, which are those of `config`, were not given: rewards whitened by their history and
 // clipped at 0.8, a token KL of 0.05 in the reward, a critic that begins as the run's reward model,
-// if it has one, and learns alone for a tenth of the steps (how long the paper does not say).
+// if it has one, and learns alone for a tenth of the steps, 10 at most (how long the paper does not
+// say).
 void TakeRecipe(const Fields& fields, TrainConfig& config);
 
 // Of [critic] and rollout.window; ValidateTrainConfig calls it.

@@ -2,6 +2,8 @@
 // algorithm with a critic has; and PPO-max's recipe.
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/fields.h"
 #include "train/config.h"
@@ -123,7 +125,8 @@ void TakeRecipe(const Fields& fields, TrainConfig& c) {
   }
   if (models.size() == 1) take("critic.init", c.critic.init, models.front());
   if (!SharesCritic(c)) {
-    take("critic.pretrain_steps", c.critic.pretrain_steps, c.train.steps / 10);
+    // At most 10: where train.max_tokens ends the run, train.steps says nothing of its length.
+    take("critic.pretrain_steps", c.critic.pretrain_steps, std::min<idx>(10, c.train.steps / 10));
   }
 }
 

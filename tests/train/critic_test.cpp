@@ -224,6 +224,9 @@ TEST_F(Critics, PpoMaxIsItsPapersRecipeButForWhatTheConfigSays) {
   EXPECT_EQ(recipe.reward[1].clip, 0);
   EXPECT_EQ(recipe.critic.init, model);
   EXPECT_EQ(recipe.critic.pretrain_steps, 5);
+  EXPECT_EQ(config({"train.steps=1000000000", "train.max_tokens=1000000"}).critic.pretrain_steps,
+            10)
+      << "tokens end this run";
   // What a run prints is what it does, and is read back as such.
   EXPECT_EQ(PrintTrainConfig(ParseTrainConfig(PrintTrainConfig(recipe))), PrintTrainConfig(recipe));
 
