@@ -251,9 +251,7 @@ class FieldsLoader {
       if (dot != std::string::npos) {
         Fail(ErrorCode::kUsage, "{}: '{}' is a value, not a section", place, entry.name);
       }
-      Assign(entry.value, FromText(entry.value, text, place), entry.check, place);
-      given_.insert(key);
-      return;
+      return Give(entry, FromText(entry.value, text, place), key, place);
     }
     if (dot == std::string::npos) {
       Fail(ErrorCode::kUsage, "{}: is a section; set a key of it, like '{}{}.{}'", place, key,
@@ -321,6 +319,12 @@ class FieldsLoader {
     return entry.item(0).entries_.front().name;
   }
 
+  void Give(const Fields::Entry& entry, const Parsed& value, const std::string& key,
+            const std::string& place) const {
+    Assign(entry.value, value, entry.check, place);
+    given_.insert(key);
+  }
+
   void LoadEntry(const Fields::Entry& entry, const toml::node& node, const std::string& key,
                  const std::string& place) const {
     if (entry.kind == Fields::Kind::kValue) {
@@ -328,9 +332,7 @@ class FieldsLoader {
       if (!FromNode(node, parsed)) {
         Fail(ErrorCode::kUsage, "{}: expected {}", place, TypeName(entry.value));
       }
-      Assign(entry.value, parsed, entry.check, place);
-      given_.insert(key);
-      return;
+      return Give(entry, parsed, key, place);
     }
     if (entry.kind == Fields::Kind::kSection) {
       const auto* table = node.as_table();

@@ -123,7 +123,7 @@ class Fields {
   std::vector<std::string> Keys() const;
 
   // Whether a document or an override has named this key so far, written like those of Keys().
-  bool IsGiven(std::string_view key) const { return given_.find(key) != given_.end(); }
+  bool IsGiven(std::string_view key) const { return given_.contains(key); }
 
  private:
   friend class FieldsLoader;

@@ -256,14 +256,12 @@ TEST_F(Data, MakeStepsLeadsToAPolicyThatIsRightMoreOften) {
   // A run named as its algorithm is, whose model is returned.
   const auto learn = [&](const std::string& verb, const std::string& algorithm,
                          const std::string& from, const std::string& rows,
-                         const std::vector<std::string>& settings) {
+                         std::vector<std::string> settings) {
     const std::string run = scratch_ / algorithm;
+    settings.insert(settings.begin(),
+                    {"algorithm.name=" + algorithm, "model.path=" + from, "run.dir=" + run,
+                     "data.train=" + (scratch_ / rows), "train.steps=60"});
     std::vector<std::string> arguments = {verb, config, "--quiet"};
-    for (const std::string& setting :
-         {"algorithm.name=" + algorithm, "model.path=" + from, "run.dir=" + run,
-          "data.train=" + (scratch_ / rows), std::string("train.steps=60")}) {
-      arguments.insert(arguments.end(), {"--set", setting});
-    }
     for (const std::string& setting : settings) {
       arguments.insert(arguments.end(), {"--set", setting});
     }
