@@ -52,7 +52,7 @@ std::vector<Layer> LayersOf(const ModelConfig& c) {
 // A row-major matrix of numbers in [-1, 1), rows padded with zeros as ours are.
 template <class T>
 struct Matrix {
-  Matrix(idx rows, idx cols, std::uint64_t seed) : ld(RoundUp(cols, kPad)), data(rows * ld) {
+  Matrix(idx rows, idx cols, std::uint64_t seed) : ld(WideStride(cols)), data(rows * ld) {
     ParallelFor(rows, [&](idx r) {
       for (idx c = 0; c < cols; ++c) {
         const auto bits = MixBits(seed, static_cast<std::uint64_t>(r * cols + c)) >> 40;
@@ -135,7 +135,7 @@ class WeightProduct {
   }
   Rates Measure(const std::string& what, idx m, double seconds) {
     const Matrix<T> x(m, k_, 2);
-    const idx ldc = RoundUp(n_, kPad);
+    const idx ldc = WideStride(n_);
     Buffer<float> y(m * ldc);
     GemmArgs<T> args;
     args.a = x.data.data();
@@ -161,7 +161,7 @@ class WeightProduct {
 template <class T>
 Rates MeasureWeightGrad(const std::string& what, idx rows, idx n, idx k, double seconds) {
   const Matrix<T> dy(rows, n, 1), x(rows, k, 2);
-  const idx ldw = RoundUp(k, kPad);
+  const idx ldw = WideStride(k);
   Buffer<float> dw(n * ldw), their_dw(PeerName().empty() ? 0 : n * ldw);
   WeightGradScratch<T> scratch;
   const auto theirs = MakePeerWeightGrad<T>(dy.data.data(), dy.ld, x.data.data(), x.ld,

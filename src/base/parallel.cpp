@@ -39,6 +39,12 @@ class Inside {
   bool outer_;
 };
 
+// A thread's run of tasks, on a cache line of its own.
+struct alignas(64) Share {
+  std::atomic<idx> next{0};
+  idx end = 0;
+};
+
 class Pool {
  public:
   ~Pool() { Stop(); }
@@ -62,12 +68,14 @@ class Pool {
     Start();
     task_ = task;
     context_ = context;
-    count_ = n;
-    next_.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < size_; ++i) {
+      shares_[static_cast<std::size_t>(i)].next.store(n * i / size_, std::memory_order_relaxed);
+      shares_[static_cast<std::size_t>(i)].end = n * (i + 1) / size_;
+    }
     busy_.store(size_ - 1, std::memory_order_relaxed);
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
-    Work();
+    Work(0);
     for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
       if (spin < kSpins) {
         Pause();
@@ -82,10 +90,11 @@ class Pool {
   void Start() {
     if (!workers_.empty()) return;
     stop_ = false;
+    shares_ = std::vector<Share>(static_cast<std::size_t>(size_));
     const unsigned epoch = epoch_.load();
     try {
       for (int i = 1; i < size_; ++i) {
-        workers_.emplace_back([this, epoch] { Loop(epoch); });
+        workers_.emplace_back([this, i, epoch] { Loop(i, epoch); });
       }
     } catch (const std::system_error& error) {
       // A limit on processes or memory. Fewer threads give the same bits.
@@ -102,21 +111,27 @@ class Pool {
     workers_.clear();
   }
 
-  void Work() {
+  // Its own share first, then what others have left of theirs.
+  void Work(int thread) {
     const Inside inside;
     try {
-      for (idx i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
-           i = next_.fetch_add(1, std::memory_order_relaxed)) {
-        task_(context_, i);
+      for (int turn = 0; turn < size_; ++turn) {
+        Share& share = shares_[static_cast<std::size_t>((thread + turn) % size_)];
+        for (idx i = share.next.fetch_add(1, std::memory_order_relaxed); i < share.end;
+             i = share.next.fetch_add(1, std::memory_order_relaxed)) {
+          task_(context_, i);
+        }
       }
     } catch (...) {
-      next_.store(count_, std::memory_order_relaxed);  // nobody begins another
+      for (Share& share : shares_) {  // nobody begins another
+        share.next.store(share.end, std::memory_order_relaxed);
+      }
       const std::lock_guard lock(thrown_mutex_);
       if (!thrown_) thrown_ = std::current_exception();
     }
   }
 
-  void Loop(unsigned seen) {
+  void Loop(int thread, unsigned seen) {
     for (;;) {
       for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
         Pause();
@@ -124,7 +139,7 @@ class Pool {
       epoch_.wait(seen, std::memory_order_acquire);
       seen = epoch_.load(std::memory_order_acquire);
       if (stop_) return;
-      Work();
+      Work(thread);
       busy_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -135,8 +150,7 @@ class Pool {
   std::vector<std::thread> workers_;
   void (*task_)(void*, idx) = nullptr;
   void* context_ = nullptr;
-  idx count_ = 0;
-  std::atomic<idx> next_{0};
+  std::vector<Share> shares_;
   std::atomic<int> busy_{0};
   std::atomic<unsigned> epoch_{0};
   std::atomic<bool> stop_{false};

@@ -133,12 +133,24 @@ void SoftmaxRows(const TileState<T>& s, idx r0, idx r1, const Keys& keys, float 
   }
 }
 
+// What follows in another page, `bytes` long, asked for over `turns` turns of a product's loop.
+template <class T>
+Ahead AheadOf(const T* next, idx size, idx turns) {
+  if (next == nullptr) return {};
+  const auto* begin = reinterpret_cast<const char*>(next);
+  const idx half = size * static_cast<idx>(sizeof(T)) / 2;
+  const idx step = CeilDiv(half, turns);
+  return {begin, step, begin + half, step};
+}
+
 // One key block against rows [r0, r1). Row r sees the block's first keys(r) keys, none more than
 // num_keys; `whole`: all rows see 32. `empty`: it is the rows' first block.
 template <class T, class Keys>
 void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys& keys, bool whole,
-                 bool empty, const T* k_panel, const T* v_packed, const AttentionShape& shape) {
-  MicroGemm(s.q + r0 * s.ld, s.ld, k_panel, r1 - r0, shape.head_dim, s.scores, kPanel, false);
+                 bool empty, const T* page, const T* next, const AttentionShape& shape) {
+  constexpr idx kPairs = sizeof(T) == 2 ? 2 : 1;  // k of a turn
+  MicroGemm(s.q + r0 * s.ld, s.ld, page, 0, 1, r1 - r0, shape.head_dim, s.scores, kPanel, false,
+            AheadOf(next, shape.k_size(), shape.head_dim / kPairs));
   if (whole) {
     SoftmaxRows<false, true>(s, r0, r1, keys, shape.scale, empty);
   } else if (num_keys > kLanes) {
@@ -146,10 +158,10 @@ void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys
   } else {
     SoftmaxRows<true, false>(s, r0, r1, keys, shape.scale, empty);
   }
-  for (idx c = 0; c < shape.head_dim; c += kPanel) {
-    MicroGemm(s.p, kPanel, v_packed + (c / kPanel) * PanelSize(kKeyBlock), r1 - r0, num_keys,
-              s.o + r0 * s.ld + c, s.ld, !empty);
-  }
+  if (next != nullptr) next += shape.k_size();
+  MicroGemm(s.p, kPanel, page + shape.k_size(), PanelSize(kKeyBlock),
+            CeilDiv(shape.head_dim, kPanel), r1 - r0, num_keys, s.o + r0 * s.ld, s.ld, !empty,
+            AheadOf(next, shape.v_size(), CeilDiv(num_keys, kPairs)));
 }
 
 template <class T>
@@ -181,12 +193,19 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
   }
 
   const idx head_base = kv_head * (shape.k_size() + shape.v_size());
+  // The page behind block b of span i (-1: of the prefix), in the order of the loops below.
+  const auto page_after = [&](idx i, idx b) -> const T* {
+    const T* const* pages = i < 0 ? tile.prefix_pages : tile.spans[i].pages;
+    const idx keys = i < 0 ? tile.num_prefix : tile.spans[i].first_pos + tile.spans[i].num_rows;
+    if ((b + 1) * kKeyBlock < keys) return pages[b + 1] + head_base;
+    return i + 1 < tile.num_spans ? tile.spans[i + 1].pages[0] + head_base : nullptr;
+  };
   for (idx b = 0; b * kKeyBlock < tile.num_prefix; ++b) {
     const T* page = tile.prefix_pages[b] + head_base;
     const idx n = Min(kKeyBlock, tile.num_prefix - b * kKeyBlock);
+    const T* next = page_after(-1, b);
     AttendBlock(
-        s, 0, rows, n, [n](idx) { return n; }, n == kKeyBlock, b == 0, page, page + shape.k_size(),
-        shape);
+        s, 0, rows, n, [n](idx) { return n; }, n == kKeyBlock, b == 0, page, next, shape);
   }
   for (idx i = 0; i < tile.num_spans; ++i) {
     const TileSpan<T>& span = tile.spans[i];
@@ -195,12 +214,13 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
     const idx last = span.first_pos + span.num_rows - 1;
     for (idx b = 0; b * kKeyBlock <= last; ++b) {
       const T* page = span.pages[b] + head_base;
+      const T* next = page_after(i, b);
       const idx first_key = b * kKeyBlock;
       AttendBlock(
           s, r0, r1, Min(kKeyBlock, last + 1 - first_key),
           [&](idx r) { return span.first_pos + (r - r0) / group + 1 - first_key; },
-          span.first_pos + 1 - first_key >= kKeyBlock, b == 0 && tile.num_prefix == 0, page,
-          page + shape.k_size(), shape);
+          span.first_pos + 1 - first_key >= kKeyBlock, b == 0 && tile.num_prefix == 0, page, next,
+          shape);
     }
   }
 

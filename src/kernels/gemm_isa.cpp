@@ -15,55 +15,59 @@ constexpr idx kFewRowsPanels = 4;
 static_assert(kFinishRows * kPanel <= kGemmScratch);
 static_assert(kFewRows * kFewRowsPanels * kPanel <= kGemmScratch);
 
-// While a block of rows is computed, asks for what comes next: a part of the panel behind this one
-// (the hardware sees a panel's stream only once it has begun), and the rows of c after these (each
-// is two lines of a page of its own, which no hardware foresees).
+// What follows the sums of some rows with one panel, to be asked for meanwhile: the panel behind
+// this one (the hardware sees a panel's stream only once it has begun), by as large a part with
+// every row as there are `rows` of it in all, `row` of which came before these; with a task's first
+// panel the left operand (which another thread may have written); and the rows of c after a block's
+// (each is two lines of a page of its own, which no hardware foresees).
 template <class T>
-struct Ahead {
-  const T* panel;  // null: this is the last one
-  idx panel_lines;
-  const float* c;  // null: the sums go to scratch
-  idx ldc;
-  idx rows;  // in all
+struct Next {
+  const T* panel = nullptr;  // null: there is none
+  idx row = 0;
+  idx rows = 1;
+  bool left = false;
+  bool rows_of_c = false;
 };
 
+// Sums of rows [m0, m1), panels [p, p + num_panels), k in [k0, k1), into c.
 template <class T>
-OPO_INLINE void LookAhead(const Ahead<T>& ahead, idx first, idx count) {
-  constexpr idx kLine = 64 / sizeof(T);
-  if (ahead.panel != nullptr) {
-    const idx end = ahead.panel_lines * (first + count) / ahead.rows;
-    for (idx i = ahead.panel_lines * first / ahead.rows; i < end; ++i) {
-      __builtin_prefetch(ahead.panel + i * kLine, 0, 2);
-    }
-  }
-  if (ahead.c == nullptr) return;
-  const bool wraps = first + count >= ahead.rows;  // to the next panel's first rows
-  const float* next = wraps ? ahead.c + kPanel : ahead.c + (first + count) * ahead.ldc;
-  const idx rows = Min(kBlockRows<T>, wraps ? ahead.rows : ahead.rows - first - count);
-  for (idx r = 0; r < rows; ++r) {
-    __builtin_prefetch(next + r * ahead.ldc, 1, 3);
-    __builtin_prefetch(next + r * ahead.ldc + kLanes, 1, 3);
-  }
-}
-
-// Sums of rows [m0, m1), panels [p, p + num_panels), k in [k0, k1), into c. `last`: the panel that
-// the caller ends before; `to_memory`: c is not scratch.
-template <class T>
-void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx last, idx k0, idx k1,
-          float* c, idx ldc, bool from_c, bool to_memory) {
+void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, idx k1, float* c,
+          idx ldc, bool from_c, const Next<T>& next) {
   static_assert(kGemmK % kPad == 0);
   const idx panel_size = PanelSize(g.k);
   const T* b = g.b + p * panel_size + k0 * kPanel;
-  // One block of rows streams its panels anyway.
-  const bool reused = m1 - m0 > kBlockRows<T>;
-  const Ahead<T> ahead{reused && p + num_panels < last ? b + num_panels * panel_size : nullptr,
-                       (k1 - k0) * kPanel * static_cast<idx>(sizeof(T)) / 64,
-                       to_memory && num_panels == 1 ? c : nullptr, ldc, m1 - m0};
+  // What rows [first, first + count) of these ask for; the left operand's next rows are at `left`.
+  const auto look_ahead = [&](idx first, idx count, const T* left) {
+    constexpr idx kBytes = sizeof(T);
+    const idx turns = CeilDiv(k1 - k0, sizeof(T) == 2 ? 2 : 1);
+    const auto* here = reinterpret_cast<const char*>(b);
+    Ahead ahead{here, 0, here, 0};
+    if (next.panel != nullptr) {
+      const idx bytes = (k1 - k0) * kPanel * kBytes;
+      const idx begin = bytes * (next.row + first) / next.rows;
+      const idx end = bytes * (next.row + first + count) / next.rows;
+      ahead.right = reinterpret_cast<const char*>(next.panel) + begin;
+      ahead.right_step = CeilDiv(end - begin, turns);
+    }
+    if (next.left) {
+      ahead.left = reinterpret_cast<const char*>(left);
+      ahead.left_step = CeilDiv(count * (k1 - k0) * kBytes, turns);
+    }
+    if (!next.rows_of_c) return ahead;
+    const bool wraps = first + count >= m1 - m0;  // to the next panel's first rows
+    const float* rows = wraps ? c + kPanel : c + (first + count) * ldc;
+    const idx num_rows = Min(kBlockRows<T>, wraps ? m1 - m0 : m1 - m0 - first - count);
+    for (idx r = 0; r < num_rows; ++r) {
+      __builtin_prefetch(rows + r * ldc, 1, 3);
+      __builtin_prefetch(rows + r * ldc + kLanes, 1, 3);
+    }
+    return ahead;
+  };
   if (!g.a_packed) {
     ForRowBlocks<T>(m1 - m0, [&](idx first, idx count) {
-      LookAhead(ahead, first, count);
-      MicroBlock<false>(g.a + (m0 + first) * g.lda + k0, g.lda, b, panel_size, num_panels, count,
-                        k1 - k0, c + first * ldc, ldc, from_c);
+      const T* a = g.a + (m0 + first) * g.lda + k0;
+      MicroBlock<false>(a, g.lda, b, panel_size, num_panels, count, k1 - k0, c + first * ldc, ldc,
+                        from_c, look_ahead(first, count, a + count * g.lda));
     });
     return;
   }
@@ -71,20 +75,32 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx last,
     const idx end = Min(m1, RoundUp(m + 1, kPanel));
     const T* left = g.a + m / kPanel * panel_size;
     ForRowBlocks<T>(end - m, [&](idx first, idx count) {
-      LookAhead(ahead, m - m0 + first, count);
       const idx row = m % kPanel + first;
       float* to = c + (m - m0 + first) * ldc;
+      const Ahead ahead =
+          look_ahead(m - m0 + first, count, left + panel_size + k0 * kPanel + first * (k1 - k0));
       if constexpr (kLeftInRows<T>) {
         const idx lda = RoundUp(g.k, kPad);
         MicroBlock<false>(left + row * lda + k0, lda, b, panel_size, num_panels, count, k1 - k0, to,
-                          ldc, from_c);
+                          ldc, from_c, ahead);
       } else {
         MicroBlock<true>(left + PanelIndex<T>(k0, row), 0, b, panel_size, num_panels, count,
-                         k1 - k0, to, ldc, from_c);
+                         k1 - k0, to, ldc, from_c, ahead);
       }
     });
     m = end;
   }
+}
+
+// What follows panel p of a task that begins with panel p0.
+template <class T>
+Next<T> After(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p, idx k0) {
+  Next<T> next;
+  if (m1 - m0 <= kBlockRows<T>) return next;  // one block of rows streams its panels anyway
+  if ((p + 1) * kPanel < g.n) next.panel = g.b + (p + 1) * PanelSize(g.k) + k0 * kPanel;
+  next.rows = m1 - m0;
+  next.left = p == p0;
+  return next;
 }
 
 // Rows of f32 sums, one panel wide, to their destination.
@@ -128,8 +144,10 @@ void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratc
     const idx k1 = Min(g.k, k0 + kGemmK);
     const bool from_c = g.output == GemmOutput::kAccumulateF32 || k0 > 0;
     for (idx p = p0; p < whole_panels; p += at_once) {
-      Sums(g, m0, m1, p, Min(at_once, whole_panels - p), whole_panels, k0, k1,
-           g.c + m0 * g.ldc + p * kPanel, g.ldc, from_c, true);
+      Next<T> next = After(g, m0, m1, p0, p, k0);
+      next.rows_of_c = at_once == 1;
+      Sums(g, m0, m1, p, Min(at_once, whole_panels - p), k0, k1, g.c + m0 * g.ldc + p * kPanel,
+           g.ldc, from_c, next);
     }
     if (whole_panels == p1) continue;
     const idx columns = g.n - whole_panels * kPanel;  // of the last, partial panel
@@ -140,7 +158,7 @@ void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratc
         float* sums = scratch + (r - m) * kPanel;
         for (idx j = 0; j < kPanel; ++j) sums[j] = from_c && j < columns ? c[j] : 0.0f;
       }
-      Sums(g, m, end, whole_panels, 1, p1, k0, k1, scratch, kPanel, from_c, false);
+      Sums(g, m, end, whole_panels, 1, k0, k1, scratch, kPanel, from_c, Next<T>{});
       Finish(g, m, end, whole_panels, scratch, kPanel);
     }
   }
@@ -158,8 +176,9 @@ void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) 
     const idx panels = Min(at_once, p1 - p);
     for (idx m = m0; m < m1; m += kFinishRows) {
       const idx end = Min(m1, m + kFinishRows);
-      Sums(g, m, end, p, panels, end == m1 ? p1 : 0, 0, g.k, scratch, panels * kPanel, false,
-           false);
+      Next<T> next = After(g, m0, m1, p0, p, 0);
+      next.row = m - m0;
+      Sums(g, m, end, p, panels, 0, g.k, scratch, panels * kPanel, false, next);
       for (idx i = 0; i < panels; ++i) {
         Finish(g, m, end, p + i, scratch + i * kPanel, panels * kPanel);
       }

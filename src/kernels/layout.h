@@ -20,6 +20,14 @@ inline constexpr idx kPanel = 32;     // columns of a packed panel
 inline constexpr idx kKeyBlock = 32;  // keys of an attention block; tokens of a KV page
 inline constexpr idx kRowBlock = 32;  // rows of a reduction block: each unit starts one
 
+// The row stride of matrices as wide as the vocabulary. Rows a multiple of 4 KB apart would share
+// the same few sets of every cache, and a block of them could not stay in any: they move on by one
+// kPad.
+inline constexpr idx WideStride(idx n) {
+  const idx ld = RoundUp(n, kPad);
+  return ld % 1024 == 0 ? ld + kPad : ld;
+}
+
 inline constexpr idx PackedSize(idx n, idx k) { return RoundUp(n, kPanel) * RoundUp(k, kPad); }
 inline constexpr idx PanelSize(idx k) { return RoundUp(k, kPad) * kPanel; }
 

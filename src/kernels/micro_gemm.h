@@ -71,12 +71,25 @@ constexpr idx PanelIndex(idx k, idx j) {
   return sizeof(T) == 2 ? (k / 2) * 2 * kPanel + 2 * j + k % 2 : k * kPanel + j;
 }
 
+// Memory that a tile asks for while it computes, a bit further on with every k: between the sums a
+// request waits for memory and the sums do not, in a burst before them both wait.
+struct Ahead {
+  const char* right;
+  idx right_step;  // bytes a k (bf16: a pair of k); 0: nothing new
+  const char* left;
+  idx left_step;
+};
+
 // The left operand `a`: row-major with stride lda, or (kPackedLeft) rows of a packed panel.
 // The right one: vectors from the beginning of panel `b` on, the next panel `panel_size` behind.
 template <idx R, idx V, bool kPackedLeft>
 static __attribute__((noinline)) void MicroTile(const float* a, idx lda, const float* b,
                                                 idx panel_size, idx num_k, float* c, idx ldc,
-                                                bool from_c) {
+                                                bool from_c, const Ahead& ahead) {
+  const char* right = ahead.right;
+  const char* left = ahead.left;
+  const idx right_step = ahead.right_step;
+  const idx left_step = ahead.left_step;
   Vec acc[R][V];
 #pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
@@ -97,6 +110,10 @@ static __attribute__((noinline)) void MicroTile(const float* a, idx lda, const f
 #pragma GCC unroll 16
       for (idx v = 0; v < V; ++v) acc[r][v] = VecFma(av, bv[v], acc[r][v]);
     }
+    __builtin_prefetch(right, 0, 2);
+    __builtin_prefetch(left, 0, 2);
+    right += right_step;
+    left += left_step;
     a += kPackedLeft ? kPanel : 1;
     b += kPanel;
   }
@@ -110,7 +127,11 @@ static __attribute__((noinline)) void MicroTile(const float* a, idx lda, const f
 template <idx R, idx V, bool kPackedLeft>
 static __attribute__((noinline)) void MicroTile(const bf16* a, idx lda, const bf16* b,
                                                 idx panel_size, idx num_k, float* c, idx ldc,
-                                                bool from_c) {
+                                                bool from_c, const Ahead& ahead) {
+  const char* right = ahead.right;
+  const char* left = ahead.left;
+  const idx right_step = ahead.right_step;
+  const idx left_step = ahead.left_step;
   Vec acc[R][V];
 #pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
@@ -157,6 +178,10 @@ static __attribute__((noinline)) void MicroTile(const bf16* a, idx lda, const bf
       }
 #endif
     }
+    __builtin_prefetch(right, 0, 2);
+    __builtin_prefetch(left, 0, 2);
+    right += right_step;
+    left += left_step;
     a += kPackedLeft ? 2 * kPanel : 2;
     b += 2 * kPanel;
   }
@@ -170,7 +195,7 @@ static __attribute__((noinline)) void MicroTile(const bf16* a, idx lda, const bf
 // R rows times num_panels panels.
 template <idx R, bool kPackedLeft, class T>
 static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_panels, idx num_k,
-                      float* c, idx ldc, bool from_c) {
+                      float* c, idx ldc, bool from_c, const Ahead& ahead) {
   constexpr idx kVectors = VectorsOf<T>(R);
   constexpr idx kPanels = kVectors > kPanelVectors ? kVectors / kPanelVectors : 1;
   constexpr idx kPart = kVectors < kPanelVectors ? kVectors : kPanelVectors;  // of one panel
@@ -178,13 +203,13 @@ static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_p
   idx p = 0;
   for (; kPanels > 1 && p + kPanels <= num_panels; p += kPanels) {
     MicroTile<R, kPanels * kPanelVectors, kPackedLeft>(a, lda, b + p * panel_size, panel_size,
-                                                       num_k, c + p * kPanel, ldc, from_c);
+                                                       num_k, c + p * kPanel, ldc, from_c, ahead);
   }
   for (; p < num_panels; ++p) {
     for (idx v = 0; v < kPanelVectors; v += kPart) {
       MicroTile<R, kPart, kPackedLeft>(a, lda, b + p * panel_size + v * kVecLanes * kPairWidth,
                                        panel_size, num_k, c + p * kPanel + v * kVecLanes, ldc,
-                                       from_c);
+                                       from_c, ahead);
     }
   }
 }
@@ -208,10 +233,15 @@ struct MicroSession {};  // what a kernel opens before its first product
 // At most kBlockRows rows times num_panels panels.
 template <bool kPackedLeft, class T>
 static void MicroBlock(const T* a, idx lda, const T* b, idx panel_size, idx num_panels,
-                       idx num_rows, idx num_k, float* c, idx ldc, bool from_c) {
+                       idx num_rows, idx num_k, float* c, idx ldc, bool from_c,
+                       const Ahead& ahead) {
 #if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
   if constexpr (sizeof(T) == 2) {
     static_assert(!kPackedLeft);
+    for (idx k = 0; k < num_k; k += 2) {  // here the tile's own loop is over 32 k
+      __builtin_prefetch(ahead.right + k / 2 * ahead.right_step, 0, 2);
+      __builtin_prefetch(ahead.left + k / 2 * ahead.left_step, 0, 2);
+    }
     TilePanels(a, lda, b, panel_size, num_panels, num_rows, num_k, c, ldc, from_c);
     return;
   }
@@ -220,7 +250,7 @@ static void MicroBlock(const T* a, idx lda, const T* b, idx panel_size, idx num_
 #define OPO_ROWS(R)                                                                                \
   case R:                                                                                          \
     MicroRows<(R <= kMicroRows<T> ? R : 1), kPackedLeft>(a, lda, b, panel_size, num_panels, num_k, \
-                                                         c, ldc, from_c);                          \
+                                                         c, ldc, from_c, ahead);                   \
     break;
     OPO_ROWS(1)
     OPO_ROWS(2)
@@ -252,14 +282,21 @@ OPO_INLINE void ForRowBlocks(idx num_rows, const Body& body) {
   }
 }
 
-// c[r][0..32) = (from_c ? c : 0) + a[r][:] . panel, for any number of rows.
+// c[r][0..32 num_panels) = (from_c ? c : 0) + a[r][:] . panels, for any number of rows. `ahead` is
+// asked for with the first of them.
+template <class T>
+static void MicroGemm(const T* a, idx lda, const T* b, idx panel_size, idx num_panels, idx num_rows,
+                      idx num_k, float* c, idx ldc, bool from_c, Ahead ahead = {}) {
+  ForRowBlocks<T>(num_rows, [&](idx first, idx count) {
+    MicroBlock<false>(a + first * lda, lda, b, panel_size, num_panels, count, num_k,
+                      c + first * ldc, ldc, from_c, ahead);
+    ahead = {};
+  });
+}
 template <class T>
 static void MicroGemm(const T* a, idx lda, const T* panel, idx num_rows, idx num_k, float* c,
                       idx ldc, bool from_c) {
-  ForRowBlocks<T>(num_rows, [&](idx first, idx count) {
-    MicroBlock<false>(a + first * lda, lda, panel, 0, 1, count, num_k, c + first * ldc, ldc,
-                      from_c);
-  });
+  MicroGemm(a, lda, panel, 0, 1, num_rows, num_k, c, ldc, from_c);
 }
 
 }  // namespace opo::OPO_ISA

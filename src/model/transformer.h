@@ -97,7 +97,7 @@ class Transformer {
   void RestoreKeys(Segment<T>& segment, const Segment<T>& recorded, idx rows);
 
   // logits (m, ld_logits()) f32 = hidden (m, ld()) E^T.
-  idx ld_logits() const { return RoundUp(config().vocab_size, kPad); }
+  idx ld_logits() const { return WideStride(config().vocab_size); }
   void Logits(const T* hidden, idx m, float* logits);
   // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden (null: it is frozen). m is a
   // multiple of kRowBlock.

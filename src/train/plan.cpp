@@ -81,7 +81,7 @@ struct Sizes {
   // `scores`: log-probs of whole samples are computed too.
   idx head(const StepShape& step, bool scores) const {
     const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));
-    const idx ld_v = RoundUp(vocab, kPad);
+    const idx ld_v = WideStride(vocab);
     // The packed operands of the weight gradients serve all layers too.
     const idx packed =
         PackedSize(std::max(vocab, gate_up), rows) + PackedSize(std::max(d, f), rows);
