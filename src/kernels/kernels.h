@@ -234,7 +234,7 @@ inline const KernelsOf<float>& Kernels::of<float>() const {
 
 inline constexpr idx kDotBlock = 512;   // elements that dot_rows sums in f32; a multiple of 16
 inline constexpr idx kHeadBlock = 512;  // vocabulary entries a block sum covers
-inline constexpr idx kGemmRows = 192;   // rows of a GEMM block, at most; a multiple of kPanel
+inline constexpr idx kGemmRows = 512;   // rows of a GEMM block, at most; a multiple of kPanel
 inline constexpr idx kGemmK = 2048;     // k of a GEMM block; longer sums go through memory
 inline constexpr idx kGemmScratch = kGemmRows * kPanel;
 // Floats of scratch that `attention` and `attention_grad` need.
