@@ -117,9 +117,9 @@ class Pool {
     try {
       for (int turn = 0; turn < size_; ++turn) {
         Share& share = shares_[static_cast<std::size_t>((thread + turn) % size_)];
-        for (idx i = share.next.fetch_add(1, std::memory_order_relaxed); i < share.end;
-             i = share.next.fetch_add(1, std::memory_order_relaxed)) {
-          task_(context_, i);
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
+          const idx i = share.next.fetch_add(1, std::memory_order_relaxed);
+          if (i < share.end) task_(context_, i);
         }
       }
     } catch (...) {

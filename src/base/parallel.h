@@ -21,6 +21,8 @@ void RunParallel(idx n, void (*task)(void*, idx), void* context);
 }
 
 // Calls task(i) once for each i in [0, n), on any thread, in any order; all are done at its return.
+// Each thread has a run of consecutive tasks of its own and then helps the others with theirs, so
+// that what a task leaves in a cache, or asks for behind its own end, mostly serves the next one.
 // What one throws is thrown here, and some may be left out. A task's own call runs on its thread.
 template <class Task>
 void ParallelFor(idx n, const Task& task) {

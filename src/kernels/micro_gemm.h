@@ -230,6 +230,12 @@ constexpr bool kLeftInRows = false;
 struct MicroSession {};  // what a kernel opens before its first product
 #endif
 
+#if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
+OPO_INLINE void AskFor(const char* from, idx bytes) {
+  for (idx i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+#endif
+
 // At most kBlockRows rows times num_panels panels.
 template <bool kPackedLeft, class T>
 static void MicroBlock(const T* a, idx lda, const T* b, idx panel_size, idx num_panels,
@@ -238,10 +244,9 @@ static void MicroBlock(const T* a, idx lda, const T* b, idx panel_size, idx num_
 #if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
   if constexpr (sizeof(T) == 2) {
     static_assert(!kPackedLeft);
-    for (idx k = 0; k < num_k; k += 2) {  // here the tile's own loop is over 32 k
-      __builtin_prefetch(ahead.right + k / 2 * ahead.right_step, 0, 2);
-      __builtin_prefetch(ahead.left + k / 2 * ahead.left_step, 0, 2);
-    }
+    const idx turns = CeilDiv(num_k, 2);  // a tile's own loop has no room between the sums
+    AskFor(ahead.right, turns * ahead.right_step);
+    AskFor(ahead.left, turns * ahead.left_step);
     TilePanels(a, lda, b, panel_size, num_panels, num_rows, num_k, c, ldc, from_c);
     return;
   }

@@ -69,8 +69,10 @@
     fact("model", leaf(setting(run, "model.path")) || (run.config ? "a fresh one, [model.init]" : undefined));
     fact("data", leaf(setting(run, "data.train")));
     const prompts = setting(run, "rollout.prompts");
-    if (prompts) fact("a step", `${prompts} prompts \u00d7 ${setting(run, "rollout.samples")} answers, at most ` +
-                      `${setting(run, "rollout.max_new_tokens")} tokens`);
+    const given = !run.metrics["timing_s/gen"] &&  // nothing is sampled
+      (run.metrics["rewards/accuracies"] ? "pairs" : setting(run, "algorithm.name") === "sft" ? "demonstrations" : "");
+    if (prompts) fact("a step", given ? `${prompts} ${given}` : `${prompts} prompts \u00d7 ${setting(run, "rollout.samples")} answers, ` +
+                      `at most ${setting(run, "rollout.max_new_tokens")} tokens`);
     fact("learning rate", setting(run, "train.lr"));
     fact("seed", setting(run, "train.seed"));
     fact("folder", run.dir);
