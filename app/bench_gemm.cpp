@@ -39,6 +39,9 @@ struct Layer {
   const char* name;
   idx n, k;  // outputs, inputs
   bool head = false;
+
+  // As in a model, where the rows of logits have a stride of their own.
+  idx Stride(idx cols) const { return head && cols == n ? WideStride(cols) : RoundUp(cols, kPad); }
 };
 
 std::vector<Layer> LayersOf(const ModelConfig& c) {
@@ -49,10 +52,10 @@ std::vector<Layer> LayersOf(const ModelConfig& c) {
           {"head", c.vocab_size, c.hidden_size, true}};
 }
 
-// A row-major matrix of numbers in [-1, 1), rows padded with zeros as ours are.
+// A row-major matrix of numbers in [-1, 1), rows padded with zeros to `stride`.
 template <class T>
 struct Matrix {
-  Matrix(idx rows, idx cols, std::uint64_t seed) : ld(WideStride(cols)), data(rows * ld) {
+  Matrix(idx rows, idx cols, idx stride, std::uint64_t seed) : ld(stride), data(rows * ld) {
     ParallelFor(rows, [&](idx r) {
       for (idx c = 0; c < cols; ++c) {
         const auto bits = MixBits(seed, static_cast<std::uint64_t>(r * cols + c)) >> 40;
@@ -129,39 +132,46 @@ double FlopsOf(idx m, idx n, idx k) {
 template <class T>
 class WeightProduct {
  public:
-  WeightProduct(idx n, idx k) : n_(n), k_(k), weights_(n, k, 1) {
-    const Matrix<float> source(n, k, 1);  // the same numbers, before they are rounded to T
-    packed_.Pack(source.data.data(), source.ld, n, k);
+  // The layer's own product, or (transposed) its dX.
+  WeightProduct(const Layer& layer, bool transposed)
+      : n_(transposed ? layer.k : layer.n),
+        k_(transposed ? layer.n : layer.k),
+        ldx_(layer.Stride(k_)),
+        ldc_(layer.Stride(n_)),
+        weights_(n_, k_, RoundUp(k_, kPad), 1) {
+    // The same numbers, before they are rounded to T.
+    const Matrix<float> source(n_, k_, RoundUp(k_, kPad), 1);
+    packed_.Pack(source.data.data(), source.ld, n_, k_);
   }
   Rates Measure(const std::string& what, idx m, double seconds) {
-    const Matrix<T> x(m, k_, 2);
-    const idx ldc = WideStride(n_);
-    Buffer<float> y(m * ldc);
+    const Matrix<T> x(m, k_, ldx_, 2);
+    Buffer<float> y(m * ldc_);
     GemmArgs<T> args;
     args.a = x.data.data();
     args.lda = x.ld;
     args.m = m;
     args.c = y.data();
-    args.ldc = ldc;
-    Buffer<float> their_y(PeerName().empty() ? 0 : m * ldc);
+    args.ldc = ldc_;
+    Buffer<float> their_y(PeerName().empty() ? 0 : m * ldc_);
     const auto theirs = MakePeerGemm<T>(x.data.data(), x.ld, weights_.data.data(), weights_.ld,
-                                        their_y.data(), ldc, m, n_, k_);
+                                        their_y.data(), ldc_, m, n_, k_);
     return Alternate(
         what, FlopsOf(m, n_, k_), seconds, k_, [&] { Gemm(args, packed_); }, y, theirs.get(),
         their_y);
   }
 
  private:
-  idx n_, k_;
+  idx n_, k_, ldx_, ldc_;
   Matrix<T> weights_;  // for the peer
   PackedMatrix<T> packed_;
 };
 
 // dW (n, k) += dy^T x: transposing and packing is part of it, on both sides.
 template <class T>
-Rates MeasureWeightGrad(const std::string& what, idx rows, idx n, idx k, double seconds) {
-  const Matrix<T> dy(rows, n, 1), x(rows, k, 2);
-  const idx ldw = WideStride(k);
+Rates MeasureWeightGrad(const std::string& what, idx rows, const Layer& layer, double seconds) {
+  const idx n = layer.n, k = layer.k;
+  const idx ldw = layer.Stride(k);
+  const Matrix<T> dy(rows, n, layer.Stride(n), 1), x(rows, k, ldw, 2);
   Buffer<float> dw(n * ldw), their_dw(PeerName().empty() ? 0 : n * ldw);
   WeightGradScratch<T> scratch;
   const auto theirs = MakePeerWeightGrad<T>(dy.data.data(), dy.ld, x.data.data(), x.ld,
@@ -281,7 +291,7 @@ BestRate MeasureBestRate(const ModelConfig& config, double seconds) {
   BestRate best;
   for (const Layer& layer : {Layer{"gate_up", 2 * config.intermediate_size, config.hidden_size},
                              Layer{"down", config.hidden_size, config.intermediate_size}}) {
-    WeightProduct<T> product(layer.n, layer.k);
+    WeightProduct<T> product(layer, false);
     for (const idx m : {idx{128}, idx{1024}}) {
       const Rates rates = product.Measure(layer.name, m, seconds / 4);
       if (rates.ours > best.flops) best = {rates.ours, "opo"};
@@ -301,7 +311,7 @@ void BenchGemm(const BenchArguments& args) {
     for (const Layer& layer : layers) {
       const idx n = transposed ? layer.k : layer.n;
       const idx k = transposed ? layer.n : layer.k;
-      WeightProduct<T> product(n, k);
+      WeightProduct<T> product(layer, transposed);
       for (const idx m : RowsOf(args.rows, layer, false)) {
         const std::string what = fmt::format("{} {}, M = {}", pass, layer.name, m);
         report.Add(pass, layer.name, m, n, k, product.Measure(what, m, args.seconds));
@@ -314,7 +324,7 @@ void BenchGemm(const BenchArguments& args) {
     for (const idx m : RowsOf(args.rows, layer, true)) {
       const std::string what = fmt::format("dW {}, M = {}", layer.name, m);
       report.Add("dW", layer.name, m, layer.n, layer.k,
-                 MeasureWeightGrad<T>(what, m, layer.n, layer.k, args.seconds));
+                 MeasureWeightGrad<T>(what, m, layer, args.seconds));
     }
   }
   report.Finish();

@@ -133,24 +133,23 @@ void SoftmaxRows(const TileState<T>& s, idx r0, idx r1, const Keys& keys, float 
   }
 }
 
-// What follows in another page, `bytes` long, asked for over `turns` turns of a product's loop.
+// The `size` elements from `next` on, asked for while a product passes over num_k.
 template <class T>
-Ahead AheadOf(const T* next, idx size, idx turns) {
-  if (next == nullptr) return {};
+Ahead AheadOf(const T* next, idx size, idx num_k) {
   const auto* begin = reinterpret_cast<const char*>(next);
   const idx half = size * static_cast<idx>(sizeof(T)) / 2;
-  const idx step = CeilDiv(half, turns);
+  const idx step = CeilDiv(half, CeilDiv(num_k, kTogether<T>));
   return {begin, step, begin + half, step};
 }
 
 // One key block against rows [r0, r1). Row r sees the block's first keys(r) keys, none more than
-// num_keys; `whole`: all rows see 32. `empty`: it is the rows' first block.
+// num_keys; `whole`: all rows see 32. `empty`: it is the rows' first block. `next`: the page to be
+// asked for.
 template <class T, class Keys>
 void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys& keys, bool whole,
                  bool empty, const T* page, const T* next, const AttentionShape& shape) {
-  constexpr idx kPairs = sizeof(T) == 2 ? 2 : 1;  // k of a turn
   MicroGemm(s.q + r0 * s.ld, s.ld, page, 0, 1, r1 - r0, shape.head_dim, s.scores, kPanel, false,
-            AheadOf(next, shape.k_size(), shape.head_dim / kPairs));
+            AheadOf(next, shape.k_size(), shape.head_dim));
   if (whole) {
     SoftmaxRows<false, true>(s, r0, r1, keys, shape.scale, empty);
   } else if (num_keys > kLanes) {
@@ -158,10 +157,9 @@ void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys
   } else {
     SoftmaxRows<true, false>(s, r0, r1, keys, shape.scale, empty);
   }
-  if (next != nullptr) next += shape.k_size();
-  MicroGemm(s.p, kPanel, page + shape.k_size(), PanelSize(kKeyBlock),
-            CeilDiv(shape.head_dim, kPanel), r1 - r0, num_keys, s.o + r0 * s.ld, s.ld, !empty,
-            AheadOf(next, shape.v_size(), CeilDiv(num_keys, kPairs)));
+  MicroGemm(s.p, kPanel, page + shape.k_size(), PanelSize(kKeyBlock), s.ld / kPanel, r1 - r0,
+            num_keys, s.o + r0 * s.ld, s.ld, !empty,
+            AheadOf(next + shape.k_size(), shape.v_size(), num_keys));
 }
 
 template <class T>
@@ -193,12 +191,13 @@ void Attention(const AttentionTile<T>& tile, idx kv_head, const AttentionShape& 
   }
 
   const idx head_base = kv_head * (shape.k_size() + shape.v_size());
-  // The page behind block b of span i (-1: of the prefix), in the order of the loops below.
-  const auto page_after = [&](idx i, idx b) -> const T* {
+  // The page behind block b of span i (-1: of the prefix), in the order of the loops below; behind
+  // the last one that one again.
+  const auto page_after = [&](idx i, idx b) {
     const T* const* pages = i < 0 ? tile.prefix_pages : tile.spans[i].pages;
     const idx keys = i < 0 ? tile.num_prefix : tile.spans[i].first_pos + tile.spans[i].num_rows;
     if ((b + 1) * kKeyBlock < keys) return pages[b + 1] + head_base;
-    return i + 1 < tile.num_spans ? tile.spans[i + 1].pages[0] + head_base : nullptr;
+    return (i + 1 < tile.num_spans ? tile.spans[i + 1].pages[0] : pages[b]) + head_base;
   };
   for (idx b = 0; b * kKeyBlock < tile.num_prefix; ++b) {
     const T* page = tile.prefix_pages[b] + head_base;
@@ -282,6 +281,7 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
   const idx group = shape.group();
   const idx head0 = kv_head * group;
   const idx ld = RoundUp(dh, kPad);
+  const idx num_panels = ld / kPanel;  // of what has dh columns
   const idx max_rows = kTileRows * group;
   const idx ld_rows = RoundUp(max_rows, kPad);
   Scratch scratch(memory);
@@ -340,8 +340,8 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
       copy_keys(t.k);
       PackKeys(k_panel, keys, ld);
       PackOverRows(k_packed, keys, ld, kPanel, dh);
-      MicroGemm(q, ld, k_panel, rows, dh, scores, kPanel, false);
-      MicroGemm(dout, ld, v_panel, rows, dh, dp, kPanel, false);
+      MicroGemm(q, ld, k_panel, 0, 1, rows, dh, scores, kPanel, false, NothingAhead(k_panel));
+      MicroGemm(dout, ld, v_panel, 0, 1, rows, dh, dp, kPanel, false, NothingAhead(v_panel));
       // P and dS of a row, 16 keys from j.
       const auto gradient = [&](idx r, idx j, f32x16& p, f32x16& d) OPO_LAMBDA {
         p = d = f32x16{};
@@ -383,10 +383,8 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
       }
       const auto accumulate = [&](float* out, const T* left, const T* right_packed) {
         if (dh % kPanel == 0) {  // whole panels: in place
-          for (idx c = 0; c < dh; c += kPanel) {
-            MicroGemm(left, ld_rows, right_packed + (c / kPanel) * PanelSize(rows), num_keys, rows,
-                      out + k0 * t.ldk + kv_head * dh + c, t.ldk, true);
-          }
+          MicroGemm(left, ld_rows, right_packed, PanelSize(rows), num_panels, num_keys, rows,
+                    out + k0 * t.ldk + kv_head * dh, t.ldk, true, NothingAhead(right_packed));
           return;
         }
         for (idx j = 0; j < num_keys; ++j) {
@@ -395,10 +393,8 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
             Store(grad + j * ld + i, i < dh ? LoadPart(row + i, dh - i) : f32x16{});
           }
         }
-        for (idx c = 0; c < dh; c += kPanel) {
-          MicroGemm(left, ld_rows, right_packed + (c / kPanel) * PanelSize(rows), num_keys, rows,
-                    grad + c, ld, true);
-        }
+        MicroGemm(left, ld_rows, right_packed, PanelSize(rows), num_panels, num_keys, rows, grad,
+                  ld, true, NothingAhead(right_packed));
         for (idx j = 0; j < num_keys; ++j) {
           float* row = out + (k0 + j) * t.ldk + kv_head * dh;
           for (idx i = 0; i < dh; i += kLanes) {
@@ -408,10 +404,8 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
       };
       accumulate(t.dv, p_t, dout_packed);
       accumulate(t.dk, ds_t, q_packed);
-      for (idx c = 0; c < dh; c += kPanel) {
-        MicroGemm(ds, kPanel, k_packed + (c / kPanel) * PanelSize(kKeyBlock), rows, num_keys,
-                  dq + c, ld, true);
-      }
+      MicroGemm(ds, kPanel, k_packed, PanelSize(kKeyBlock), num_panels, rows, num_keys, dq, ld,
+                true, NothingAhead(k_packed));
     }
     for (idx r = 0; r < rows; ++r) {
       float* row = t.dq + (i0 + r / group) * t.ldq + (head0 + r % group) * dh;

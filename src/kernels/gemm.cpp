@@ -108,7 +108,6 @@ void PackedMatrix<T>::Pack(const float* src, idx lds, idx rows, idx cols) {
 template <class T>
 void PackedMatrix<T>::PackRows(const T* src, idx lds, idx rows, idx cols) {
   Resize(rows, cols);
-  constexpr idx kTogether = sizeof(T) == 2 ? 2 : 1;  // as layout.h says
   constexpr idx kBlock = 32;
   ParallelFor(CeilDiv(n, kPanel), [&](idx p) {
     T* panel = data.data() + p * PanelSize(k);
@@ -119,7 +118,7 @@ void PackedMatrix<T>::PackRows(const T* src, idx lds, idx rows, idx cols) {
       for (idx r = 0; r < count; ++r) {
         const T* row = src + (p * kPanel + r) * lds;
         for (idx i = k0; i < end; ++i) {
-          panel[(i / kTogether * kPanel + r) * kTogether + i % kTogether] = row[i];
+          panel[(i / kTogether<T> * kPanel + r) * kTogether<T> + i % kTogether<T>] = row[i];
         }
       }
     }

@@ -39,9 +39,8 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, i
   // What rows [first, first + count) of these ask for; the left operand's next rows are at `left`.
   const auto look_ahead = [&](idx first, idx count, const T* left) {
     constexpr idx kBytes = sizeof(T);
-    const idx turns = CeilDiv(k1 - k0, sizeof(T) == 2 ? 2 : 1);
-    const auto* here = reinterpret_cast<const char*>(b);
-    Ahead ahead{here, 0, here, 0};
+    const idx turns = CeilDiv(k1 - k0, kTogether<T>);
+    Ahead ahead = NothingAhead(b);
     if (next.panel != nullptr) {
       const idx bytes = (k1 - k0) * kPanel * kBytes;
       const idx begin = bytes * (next.row + first) / next.rows;
@@ -174,9 +173,9 @@ void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) 
   const idx at_once = m1 - m0 <= kFewRows ? kFewRowsPanels : 1;
   for (idx p = p0; p < p1; p += at_once) {
     const idx panels = Min(at_once, p1 - p);
+    Next<T> next = After(g, m0, m1, p0, p, 0);
     for (idx m = m0; m < m1; m += kFinishRows) {
       const idx end = Min(m1, m + kFinishRows);
-      Next<T> next = After(g, m0, m1, p0, p, 0);
       next.row = m - m0;
       Sums(g, m, end, p, panels, 0, g.k, scratch, panels * kPanel, false, next);
       for (idx i = 0; i < panels; ++i) {

@@ -15,8 +15,11 @@
 
 namespace opo {
 
-inline constexpr idx kPad = 32;       // row strides, and the k of packed matrices
-inline constexpr idx kPanel = 32;     // columns of a packed panel
+inline constexpr idx kPad = 32;    // row strides, and the k of packed matrices
+inline constexpr idx kPanel = 32;  // columns of a packed panel
+// k of a packed panel that lie side by side, and that one turn of a product's loop takes.
+template <class T>
+inline constexpr idx kTogether = sizeof(T) == 2 ? 2 : 1;
 inline constexpr idx kKeyBlock = 32;  // keys of an attention block; tokens of a KV page
 inline constexpr idx kRowBlock = 32;  // rows of a reduction block: each unit starts one
 

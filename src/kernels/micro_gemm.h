@@ -74,22 +74,33 @@ constexpr idx PanelIndex(idx k, idx j) {
 // Memory that a tile asks for while it computes, a bit further on with every k: between the sums a
 // request waits for memory and the sums do not, in a burst before them both wait.
 struct Ahead {
+  // Two stretches, and by how many bytes a turn of the product's loop moves on in each.
   const char* right;
-  idx right_step;  // bytes a k (bf16: a pair of k); 0: nothing new
+  idx right_step;
   const char* left;
   idx left_step;
 };
+
+// Nothing new: what is read at any rate. (To ask for address 0 is to walk the page tables.)
+OPO_INLINE Ahead NothingAhead(const void* here) {
+  const auto* at = static_cast<const char*>(here);
+  return {at, 0, at, 0};
+}
+
+OPO_INLINE void Ask(Ahead& ahead) {
+  __builtin_prefetch(ahead.right, 0, 2);
+  __builtin_prefetch(ahead.left, 0, 2);
+  ahead.right += ahead.right_step;
+  ahead.left += ahead.left_step;
+}
 
 // The left operand `a`: row-major with stride lda, or (kPackedLeft) rows of a packed panel.
 // The right one: vectors from the beginning of panel `b` on, the next panel `panel_size` behind.
 template <idx R, idx V, bool kPackedLeft>
 static __attribute__((noinline)) void MicroTile(const float* a, idx lda, const float* b,
                                                 idx panel_size, idx num_k, float* c, idx ldc,
-                                                bool from_c, const Ahead& ahead) {
-  const char* right = ahead.right;
-  const char* left = ahead.left;
-  const idx right_step = ahead.right_step;
-  const idx left_step = ahead.left_step;
+                                                bool from_c, const Ahead& from) {
+  Ahead ahead = from;
   Vec acc[R][V];
 #pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
@@ -110,10 +121,7 @@ static __attribute__((noinline)) void MicroTile(const float* a, idx lda, const f
 #pragma GCC unroll 16
       for (idx v = 0; v < V; ++v) acc[r][v] = VecFma(av, bv[v], acc[r][v]);
     }
-    __builtin_prefetch(right, 0, 2);
-    __builtin_prefetch(left, 0, 2);
-    right += right_step;
-    left += left_step;
+    Ask(ahead);
     a += kPackedLeft ? kPanel : 1;
     b += kPanel;
   }
@@ -127,11 +135,8 @@ static __attribute__((noinline)) void MicroTile(const float* a, idx lda, const f
 template <idx R, idx V, bool kPackedLeft>
 static __attribute__((noinline)) void MicroTile(const bf16* a, idx lda, const bf16* b,
                                                 idx panel_size, idx num_k, float* c, idx ldc,
-                                                bool from_c, const Ahead& ahead) {
-  const char* right = ahead.right;
-  const char* left = ahead.left;
-  const idx right_step = ahead.right_step;
-  const idx left_step = ahead.left_step;
+                                                bool from_c, const Ahead& from) {
+  Ahead ahead = from;
   Vec acc[R][V];
 #pragma GCC unroll 16
   for (idx r = 0; r < R; ++r) {
@@ -178,10 +183,7 @@ static __attribute__((noinline)) void MicroTile(const bf16* a, idx lda, const bf
       }
 #endif
     }
-    __builtin_prefetch(right, 0, 2);
-    __builtin_prefetch(left, 0, 2);
-    right += right_step;
-    left += left_step;
+    Ask(ahead);
     a += kPackedLeft ? 2 * kPanel : 2;
     b += 2 * kPanel;
   }
@@ -199,7 +201,6 @@ static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_p
   constexpr idx kVectors = VectorsOf<T>(R);
   constexpr idx kPanels = kVectors > kPanelVectors ? kVectors / kPanelVectors : 1;
   constexpr idx kPart = kVectors < kPanelVectors ? kVectors : kPanelVectors;  // of one panel
-  constexpr idx kPairWidth = sizeof(T) == 2 ? 2 : 1;
   idx p = 0;
   for (; kPanels > 1 && p + kPanels <= num_panels; p += kPanels) {
     MicroTile<R, kPanels * kPanelVectors, kPackedLeft>(a, lda, b + p * panel_size, panel_size,
@@ -207,7 +208,7 @@ static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_p
   }
   for (; p < num_panels; ++p) {
     for (idx v = 0; v < kPanelVectors; v += kPart) {
-      MicroTile<R, kPart, kPackedLeft>(a, lda, b + p * panel_size + v * kVecLanes * kPairWidth,
+      MicroTile<R, kPart, kPackedLeft>(a, lda, b + p * panel_size + v * kVecLanes * kTogether<T>,
                                        panel_size, num_k, c + p * kPanel + v * kVecLanes, ldc,
                                        from_c, ahead);
     }
@@ -244,7 +245,8 @@ static void MicroBlock(const T* a, idx lda, const T* b, idx panel_size, idx num_
 #if defined(OPO_AMX) || defined(OPO_AMX_TWIN)
   if constexpr (sizeof(T) == 2) {
     static_assert(!kPackedLeft);
-    const idx turns = CeilDiv(num_k, 2);  // a tile's own loop has no room between the sums
+    // A tile's own loop has no room between the sums.
+    const idx turns = CeilDiv(num_k, kTogether<T>);
     AskFor(ahead.right, turns * ahead.right_step);
     AskFor(ahead.left, turns * ahead.left_step);
     TilePanels(a, lda, b, panel_size, num_panels, num_rows, num_k, c, ldc, from_c);
@@ -291,17 +293,12 @@ OPO_INLINE void ForRowBlocks(idx num_rows, const Body& body) {
 // asked for with the first of them.
 template <class T>
 static void MicroGemm(const T* a, idx lda, const T* b, idx panel_size, idx num_panels, idx num_rows,
-                      idx num_k, float* c, idx ldc, bool from_c, Ahead ahead = {}) {
+                      idx num_k, float* c, idx ldc, bool from_c, const Ahead& ahead) {
+  const Ahead nothing = NothingAhead(b);
   ForRowBlocks<T>(num_rows, [&](idx first, idx count) {
     MicroBlock<false>(a + first * lda, lda, b, panel_size, num_panels, count, num_k,
-                      c + first * ldc, ldc, from_c, ahead);
-    ahead = {};
+                      c + first * ldc, ldc, from_c, first == 0 ? ahead : nothing);
   });
-}
-template <class T>
-static void MicroGemm(const T* a, idx lda, const T* panel, idx num_rows, idx num_k, float* c,
-                      idx ldc, bool from_c) {
-  MicroGemm(a, lda, panel, 0, 1, num_rows, num_k, c, ldc, from_c);
 }
 
 }  // namespace opo::OPO_ISA

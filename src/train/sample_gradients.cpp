@@ -290,8 +290,9 @@ void SampleGradients<T>::Run(const RolloutGroup& group, std::vector<Sample>& sam
     }
     sample.body.count = static_cast<idx>(rows.size()) - sample.body.first;
     sample.head.count = static_cast<idx>(head_rows.size()) - sample.head.first;
-    sample.ghost_head = what == GradientProducts::kNorms && sample.head.count <= kHeadRows &&
-                        GhostIsCheaper(sample.head.count, model_.ld_logits(), model_.ld());
+    sample.ghost_head =
+        what == GradientProducts::kNorms && sample.head.count <= kHeadRows &&
+        GhostIsCheaper(sample.head.count, RoundUp(model_.config().vocab_size, kPad), model_.ld());
     if (layout_.embed >= 0) {
       for (std::size_t r = static_cast<std::size_t>(sample.body.first); r < rows.size(); ++r) {
         if (row_tokens[r] >= 0) sample.lookup[row_tokens[r]];
