@@ -156,6 +156,8 @@ void BenchDecode(const BenchArguments& args) {
 namespace {
 
 // A training step, piece by piece as the trainer takes it.
+constexpr double kRateSeconds = 0.5;
+
 template <class T>
 class StepBench {
  public:
@@ -168,7 +170,7 @@ class StepBench {
         learner_(model_, weights_.layout, Budget(args)),
         optimizer_(weights_.layout, OptimizerConfig{}),
         grad_(weights_.layout.size),
-        rate_(MeasureBestRate<T>(weights_.config, 0.5)),
+        rate_(MeasureBestRate<T>(weights_.config, kRateSeconds)),
         groups_(args.prompt_tokens > 0
                     ? ArbitraryGroups(weights_.config.vocab_size, args.prompts, args.prompt_tokens)
                     : BenchGroups(PromptRenderer(tokenizer_), args.prompts, args.samples)) {
@@ -177,8 +179,11 @@ class StepBench {
     }
   }
 
-  // One step; records of at most `tape_bytes` are taken over from the sampler.
+  // One step between two measurements of the best product's rate, whose mean its floor is by: on a
+  // shared machine the rate of a minute ago is another's. Records of at most `tape_bytes` are taken
+  // over from the sampler.
   ordered_json Run(idx tape_bytes) {
+    const double rate_before = rate_.flops;
     Tape<T> tape;
     tape.max_bytes = tape_bytes;
     const double start = Seconds();
@@ -198,8 +203,11 @@ class StepBench {
     const double update_end = Seconds();
     packed_.Update(weights_);
     const double end = Seconds();
+    const idx peak_rss = PeakRssBytes();
+    rate_ = MeasureBestRate<T>(weights_.config, kRateSeconds);
+    const double rate = (rate_before + rate_.flops) / 2;
     const StepWork work = WorkOf(groups_, result);
-    const double floor = FloorFlops(weights_.config, work) / rate_.flops;
+    const double floor = FloorFlops(weights_.config, work) / rate;
     ordered_json out;
     out["step_s"] = end - start;
     out["generate_s"] = gen_end - start;
@@ -208,6 +216,7 @@ class StepBench {
     out["check_s"] = check_end - learn_end;
     out["adamw_s"] = update_end - check_end;
     out["pack_s"] = end - update_end;
+    out["gemm_rate"] = rate;
     out["floor_s"] = floor;
     out["ratio"] = (end - start) / floor;
     out["tokens"] = work.tokens_sampled;
@@ -217,10 +226,10 @@ class StepBench {
     out["compared_tokens"] = result.compared_tokens;
     out["mismatched_tokens"] = result.mismatched_tokens;
     out["micro_batches"] = result.micro_batches;
-    out["peak_rss_bytes"] = PeakRssBytes();
+    out["peak_rss_bytes"] = peak_rss;
     return out;
   }
-  const BestRate& rate() const { return rate_; }
+  const std::string& whose_rate() const { return rate_.whose; }
 
   // What `opo plan` says of a step like this one, its samples as long as they were on average.
   void AddPlan(idx tape_bytes, ordered_json& run) const {
@@ -290,7 +299,7 @@ void BenchStep(const BenchArguments& args) {
   struct Plan {
     const char* name;
     idx tape_bytes;
-    ordered_json best;
+    ordered_json run;  // the one with the median ratio
   };
   // Without the tape first: what it takes is then the process's peak so far.
   std::vector<Plan> plans;
@@ -300,32 +309,35 @@ void BenchStep(const BenchArguments& args) {
     plans = {{args.tape_mb == 0 ? "recompute" : "tape", args.tape_mb << 20, {}}};
   }
   ordered_json out = BenchHeader();
-  out["gemm_rate"] = bench.rate().flops;
-  out["gemm_rate_of"] = bench.rate().whose;
+  out["gemm_rate_of"] = bench.whose_rate();
   for (Plan& plan : plans) {
+    std::vector<ordered_json> runs;
     for (idx repeat = 0; repeat < args.repeats; ++repeat) {
-      ordered_json run = bench.Run(plan.tape_bytes);
-      if (plan.best.is_null() || run["step_s"] < plan.best["step_s"]) plan.best = std::move(run);
+      runs.push_back(bench.Run(plan.tape_bytes));
     }
+    std::ranges::sort(runs, {}, [](const ordered_json& run) { return run["ratio"].get<double>(); });
+    plan.run = runs[(runs.size() - 1) / 2];
+    plan.run["ratio_least"] = runs.front()["ratio"];
+    plan.run["ratio_most"] = runs.back()["ratio"];
   }
   // Only now: planning takes memory too.
   for (Plan& plan : plans) {
-    bench.AddPlan(plan.tape_bytes, plan.best);
-    out[plan.name] = plan.best;
+    bench.AddPlan(plan.tape_bytes, plan.run);
+    out[plan.name] = plan.run;
   }
   if (args.json) {
     PrintJsonLine(out);
     return;
   }
-  fmt::print("path {}, {} threads, best product {:.0f} GFLOP/s ({})\n\n", ActiveKernels().name,
-             NumThreads(), bench.rate().flops / 1e9, bench.rate().whose);
+  fmt::print("path {}, {} threads, best product by {}\n\n", ActiveKernels().name, NumThreads(),
+             bench.whose_rate());
   fmt::print("{:<18}", "");
   for (const Plan& plan : plans) fmt::print(" {:>14}", plan.name);
   fmt::print("\n");
-  for (const auto& [name, first] : plans.front().best.items()) {
+  for (const auto& [name, first] : plans.front().run.items()) {
     fmt::print("{:<18}", name);
     for (const Plan& plan : plans) {
-      const ordered_json& value = plan.best[name];
+      const ordered_json& value = plan.run[name];
       fmt::print(" {:>14}", value.is_number_float() ? fmt::format("{:.3f}", value.get<double>())
                                                     : value.dump());
     }

@@ -119,7 +119,8 @@ void AddBench(CLI::App& app, int&) {
   add_count(step, "--prompts", args->prompts, 4096, "prompts of the step");
   add_count(step, "--samples", args->samples, 4096, "samples a prompt");
   add_count(step, "--repeats", args->repeats, 100,
-            "the fastest of so many; the first one also pays for the memory that it touches first");
+            "of so many the one whose ratio is the median; the first one also pays for the memory "
+            "that it touches first");
   step->add_option("--prompt-tokens", args->prompt_tokens,
                    "prompts of so many arbitrary tokens; 0: the demo's questions")
       ->check(CLI::Range(0, 1 << 20))

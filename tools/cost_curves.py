@@ -351,7 +351,7 @@ def run_job(args, job, path):
         shows = [(a, b or plan, x) for a, b, x in job["shows"]]
         points.append({"model": job["name"], "shape": job["shape"], "work": w, "plan": plan,
                        "dtype": args.dtype, "isa": out["isa"], "threads": out["threads"],
-                       "gemm_rate": out["gemm_rate"], "repeats": job["repeats"],
+                       "gemm_rate": out[plan]["gemm_rate"], "repeats": job["repeats"],
                        "first_step": job["repeats"] == 1, "rss_before": rss, "shows": shows,
                        "warnings": out["warnings"], "run": out[plan]})
         rss = out[plan]["peak_rss_bytes"]

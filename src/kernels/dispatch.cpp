@@ -102,6 +102,7 @@ struct Probe {
     args.a = a.data();
     args.lda = kK;
     args.b = packed.data();
+    args.b_panel = PanelSize(kK);
     args.m = kM;
     args.n = kN;
     args.k = kK;

@@ -45,6 +45,24 @@ float* GemmScratch() {
   return scratch.data();
 }
 
+template <class T>
+void Multiply(const GemmArgs<T>& args) {
+  if (args.m == 0) return;
+  OPO_CHECK(args.a_packed || args.lda >= RoundUp(args.k, 2));
+  const auto kernel = ActiveKernels().of<T>().gemm;
+  const idx num_panels = CeilDiv(args.n, kPanel);
+  const idx block_rows = RowsOfBlock(args);
+  const idx row_blocks = CeilDiv(args.m, block_rows);
+  const idx per_task = PanelsOfTask(args.m, num_panels, row_blocks);
+  const idx tasks_a_block = CeilDiv(num_panels, per_task);
+  ParallelFor(row_blocks * tasks_a_block, [&](idx task) {
+    const idx m0 = task / tasks_a_block * block_rows;
+    const idx p0 = task % tasks_a_block * per_task;
+    kernel(args, m0, std::min(args.m, m0 + block_rows), p0, std::min(num_panels, p0 + per_task),
+           GemmScratch());
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -147,33 +165,33 @@ void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b) {
 
 template <class T>
 void GemmPart(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count) {
-  if (args.m == 0) return;
   OPO_CHECK(first % kPanel == 0 && first + count <= b.n);
   args.b = b.data.data() + first / kPanel * PanelSize(b.k);
+  args.b_panel = PanelSize(b.k);
   args.n = count;
   args.k = b.k;
-  OPO_CHECK(args.a_packed || args.lda >= RoundUp(args.k, 2));
-  const auto kernel = ActiveKernels().of<T>().gemm;
-  const idx num_panels = CeilDiv(args.n, kPanel);
-  const idx block_rows = RowsOfBlock(args);
-  const idx row_blocks = CeilDiv(args.m, block_rows);
-  const idx per_task = PanelsOfTask(args.m, num_panels, row_blocks);
-  const idx tasks_a_block = CeilDiv(num_panels, per_task);
-  ParallelFor(row_blocks * tasks_a_block, [&](idx task) {
-    const idx m0 = task / tasks_a_block * block_rows;
-    const idx p0 = task % tasks_a_block * per_task;
-    kernel(args, m0, std::min(args.m, m0 + block_rows), p0, std::min(num_panels, p0 + per_task),
-           GemmScratch());
-  });
+  Multiply(args);
 }
 
 template <class T>
-void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,
-                idx rows, WeightGradScratch<T>& scratch) {
-  if (rows == 0) return;
+void GemmTerms(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count) {
+  OPO_CHECK(first % kPad == 0 && first + count <= b.k);
+  args.b = b.data.data() + first * kPanel;
+  args.b_panel = PanelSize(b.k);
+  args.n = b.n;
+  args.k = count;
+  Multiply(args);
+}
+
+template <class T>
+void WeightGradScratch<T>::PackX(const T* src, idx lds, idx k, idx rows) {
   OPO_CHECK(rows % kRowBlock == 0);
-  scratch.dy.PackTransposed(dy, ldy, rows, n);
-  scratch.x.PackTransposed(x, ldx, rows, k);
+  x.PackTransposed(src, lds, rows, k);
+}
+
+template <class T>
+void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, WeightGradScratch<T>& scratch) {
+  scratch.dy.PackTransposed(dy, ldy, scratch.x.k, n);
   GemmArgs<T> args;
   args.a = scratch.dy.data.data();
   args.a_packed = true;
@@ -182,6 +200,14 @@ void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx
   args.c = dw;
   args.ldc = ldw;
   Gemm(args, scratch.x);
+}
+
+template <class T>
+void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,
+                idx rows, WeightGradScratch<T>& scratch) {
+  if (rows == 0) return;
+  scratch.PackX(x, ldx, k, rows);
+  WeightGrad(dw, ldw, dy, ldy, n, scratch);
 }
 
 template struct PackedMatrix<float>;
@@ -197,6 +223,12 @@ template void Gemm<float>(GemmArgs<float>, const PackedMatrix<float>&);
 template void Gemm<bf16>(GemmArgs<bf16>, const PackedMatrix<bf16>&);
 template void GemmPart<float>(GemmArgs<float>, const PackedMatrix<float>&, idx, idx);
 template void GemmPart<bf16>(GemmArgs<bf16>, const PackedMatrix<bf16>&, idx, idx);
+template void GemmTerms<float>(GemmArgs<float>, const PackedMatrix<float>&, idx, idx);
+template void GemmTerms<bf16>(GemmArgs<bf16>, const PackedMatrix<bf16>&, idx, idx);
+template struct WeightGradScratch<float>;
+template struct WeightGradScratch<bf16>;
+template void WeightGrad<float>(float*, idx, const float*, idx, idx, WeightGradScratch<float>&);
+template void WeightGrad<bf16>(float*, idx, const bf16*, idx, idx, WeightGradScratch<bf16>&);
 template void WeightGrad<float>(float*, idx, const float*, idx, idx, const float*, idx, idx, idx,
                                 WeightGradScratch<float>&);
 template void WeightGrad<bf16>(float*, idx, const bf16*, idx, idx, const bf16*, idx, idx, idx,

@@ -50,6 +50,11 @@ void Gemm(GemmArgs<T> args, const PackedMatrix<T>& b);
 template <class T>
 void GemmPart(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count);
 
+// The same by terms [first, first + count) of every sum alone, first a multiple of kPad. The chain
+// goes on from what c holds: in order and accumulated, parts give the bits of the whole.
+template <class T>
+void GemmTerms(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count);
+
 // dW (n, k) += dy^T x, with dy (rows, n) and x (rows, k): rows a multiple of kRowBlock, padding
 // rows zero. One chain an element over the rows in order, going on from what dW holds. The buffers
 // are scratch that the caller keeps between calls.
@@ -57,9 +62,14 @@ template <class T>
 struct WeightGradScratch {
   PackedLeft<T> dy;
   PackedMatrix<T> x;
+
+  void PackX(const T* src, idx lds, idx k, idx rows);
 };
 template <class T>
 void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,
                 idx rows, WeightGradScratch<T>& scratch);
+// The same with the x that was packed last, for some rows of dW after others.
+template <class T>
+void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, WeightGradScratch<T>& scratch);
 
 }  // namespace opo

@@ -34,8 +34,7 @@ template <class T>
 void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, idx k1, float* c,
           idx ldc, bool from_c, const Next<T>& next) {
   static_assert(kGemmK % kPad == 0);
-  const idx panel_size = PanelSize(g.k);
-  const T* b = g.b + p * panel_size + k0 * kPanel;
+  const T* b = g.b + p * g.b_panel + k0 * kPanel;
   // What rows [first, first + count) of these ask for; the left operand's next rows are at `left`.
   const auto look_ahead = [&](idx first, idx count, const T* left) {
     constexpr idx kBytes = sizeof(T);
@@ -65,26 +64,27 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, i
   if (!g.a_packed) {
     ForRowBlocks<T>(m1 - m0, [&](idx first, idx count) {
       const T* a = g.a + (m0 + first) * g.lda + k0;
-      MicroBlock<false>(a, g.lda, b, panel_size, num_panels, count, k1 - k0, c + first * ldc, ldc,
+      MicroBlock<false>(a, g.lda, b, g.b_panel, num_panels, count, k1 - k0, c + first * ldc, ldc,
                         from_c, look_ahead(first, count, a + count * g.lda));
     });
     return;
   }
+  const idx left_size = PanelSize(g.k);
   for (idx m = m0; m < m1;) {  // a block of rows stays within one panel
     const idx end = Min(m1, RoundUp(m + 1, kPanel));
-    const T* left = g.a + m / kPanel * panel_size;
+    const T* left = g.a + m / kPanel * left_size;
     ForRowBlocks<T>(end - m, [&](idx first, idx count) {
       const idx row = m % kPanel + first;
       float* to = c + (m - m0 + first) * ldc;
       const Ahead ahead =
-          look_ahead(m - m0 + first, count, left + panel_size + k0 * kPanel + first * (k1 - k0));
+          look_ahead(m - m0 + first, count, left + left_size + k0 * kPanel + first * (k1 - k0));
       if constexpr (kLeftInRows<T>) {
         const idx lda = RoundUp(g.k, kPad);
-        MicroBlock<false>(left + row * lda + k0, lda, b, panel_size, num_panels, count, k1 - k0, to,
+        MicroBlock<false>(left + row * lda + k0, lda, b, g.b_panel, num_panels, count, k1 - k0, to,
                           ldc, from_c, ahead);
       } else {
-        MicroBlock<true>(left + PanelIndex<T>(k0, row), 0, b, panel_size, num_panels, count,
-                         k1 - k0, to, ldc, from_c, ahead);
+        MicroBlock<true>(left + PanelIndex<T>(k0, row), 0, b, g.b_panel, num_panels, count, k1 - k0,
+                         to, ldc, from_c, ahead);
       }
     });
     m = end;
@@ -96,7 +96,7 @@ template <class T>
 Next<T> After(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p, idx k0) {
   Next<T> next;
   if (m1 - m0 <= kBlockRows<T>) return next;  // one block of rows streams its panels anyway
-  if ((p + 1) * kPanel < g.n) next.panel = g.b + (p + 1) * PanelSize(g.k) + k0 * kPanel;
+  if ((p + 1) * kPanel < g.n) next.panel = g.b + (p + 1) * g.b_panel + k0 * kPanel;
   next.rows = m1 - m0;
   next.left = p == p0;
   return next;

@@ -106,6 +106,7 @@ void HeadEntropyGrad(T* dlogits, const float* logits, idx vocab, float inv_temp,
     const f32x16 surprise = Select(IsZero(p), f32x16{}, log_p + stats.entropy);
     Store(dlogits + i, p * (surprise * -entropy_scale - scale));
   }
+  if (target < 0) return;
   const float log_p = logits[target] * inv_temp - stats.lse;
   const float p = Exp1(log_p);
   const float surprise = p == 0.0f ? 0.0f : p * (log_p + stats.entropy);

@@ -29,6 +29,7 @@ struct GemmArgs {
   idx lda = 0;
   bool a_packed = false;  // a is what pack_left wrote instead, and lda unused
   const T* b = nullptr;   // packed (N, K)
+  idx b_panel = 0;        // elements from one panel of b to the next
   idx m = 0, n = 0, k = 0;
   GemmOutput output = GemmOutput::kStoreF32;
   float* c = nullptr;  // (M, N) f32, ldc; only N columns are written
@@ -193,6 +194,7 @@ struct KernelsOf {
   // target -1: it is none of them.
   void (*head_grad)(T* dlogits, const float* logits, idx vocab, float inv_temp, float lse,
                     TokenId target, float coef);
+  // Each element by its logit alone: a part of the vocabulary is given as a vocabulary.
   // The same, and the entropy's gradient times entropy_coef:
   // dlogits[j] = T(inv_temp * (coef * (1[j == target] - p_j)
   //                            - entropy_coef * p_j * (log p_j + entropy))).

@@ -99,11 +99,14 @@ class Transformer {
   // logits (m, ld_logits()) f32 = hidden (m, ld()) E^T.
   idx ld_logits() const { return WideStride(config().vocab_size); }
   void Logits(const T* hidden, idx m, float* logits);
-  // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden (null: it is frozen). m is a
-  // multiple of kRowBlock.
   // The same of the vocabulary's entries [first, first + count) alone, first a multiple of kPanel.
   void LogitsOf(const T* hidden, idx m, idx first, idx count, float* logits, idx ldl);
-  void LogitsGrad(float* dhidden, float* dhead, const T* dlogits, const T* hidden, idx m);
+  // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden (null: it is frozen). m is a
+  // multiple of kRowBlock. dlogits (m, ldl) are of the entries [first, first + count), first a
+  // multiple of kPad: part by part from entry 0 on, without another gradient in between, gives the
+  // bits of one call.
+  void LogitsGrad(float* dhidden, float* dhead, const T* dlogits, idx ldl, idx first, idx count,
+                  const T* hidden, idx m);
 
   // values (m) f32 = hidden s, the value head's weights s in f32: one chain of sums a row, whatever
   // m.

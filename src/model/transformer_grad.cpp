@@ -30,18 +30,20 @@ idx Transformer<T>::backward_row_bytes(bool parts) const {
 }
 
 template <class T>
-void Transformer<T>::LogitsGrad(float* dhidden, float* dhead, const T* dlogits, const T* hidden,
-                                idx m) {
+void Transformer<T>::LogitsGrad(float* dhidden, float* dhead, const T* dlogits, idx ldl, idx first,
+                                idx count, const T* hidden, idx m) {
   GemmArgs<T> args;  // logits = hidden E^T
   args.a = dlogits;
-  args.lda = ld_logits();
+  args.lda = ldl;
   args.m = m;
+  args.output = first == 0 ? GemmOutput::kStoreF32 : GemmOutput::kAccumulateF32;
   args.c = dhidden;
   args.ldc = ld_d_;
-  Gemm(args, weights_.head_t());
+  GemmTerms(args, weights_.head_t(), first, count);
   if (dhead == nullptr) return;
-  WeightGrad(dhead, config().hidden_size, dlogits, ld_logits(), config().vocab_size, hidden, ld_d_,
-             config().hidden_size, m, weight_grad_);
+  const idx d = config().hidden_size;
+  if (first == 0) weight_grad_.PackX(hidden, ld_d_, d, m);
+  WeightGrad(dhead + first * d, d, dlogits, ldl, count, weight_grad_);
 }
 
 template <class T>
@@ -537,7 +539,8 @@ void Transformer<T>::BackwardLayers(float* dresidual, std::span<const GradRow<T>
 
 #define OPO_INSTANTIATE(T)                                                                       \
   template idx Transformer<T>::backward_row_bytes(bool) const;                                   \
-  template void Transformer<T>::LogitsGrad(float*, float*, const T*, const T*, idx);             \
+  template void Transformer<T>::LogitsGrad(float*, float*, const T*, idx, idx, idx, const T*,    \
+                                           idx);                                                 \
   template void Transformer<T>::ValuesGrad(float*, float*, const float*, const T*, idx);         \
   template void Transformer<T>::FinalNorm(T*, std::span<const GradRow<T>>);                      \
   template void Transformer<T>::FinalNormGrad(float*, float*, const float*,                      \

@@ -362,17 +362,12 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
   if (model.has_logits) logits_.Reserve(chunk_rows * ld_logits);
   if (model.has_values) values_.Reserve(chunk_rows);
   if (loss != nullptr) {
-    if (model.has_logits) dlogits_.Reserve(chunk_rows * ld_logits);
     if (model.has_values) dvalues_.Reserve(chunk_rows);
     dhidden_.Reserve(chunk_rows * ld);
     dhead_rows_.Reserve(chunk_rows * ld);
     dresidual_.Reserve(body_rows * ld);
     std::fill_n(dresidual_.data(), body_rows * ld, 0.0f);
   }
-  struct RowResult {
-    TokenTerms terms;
-    float logprob = 0;
-  };
   std::vector<RowResult> row_results;
   for (idx first = 0; first < num_rows; first += kHeadRows) {
     const idx rows = std::min(kHeadRows, num_rows - first);
@@ -385,25 +380,20 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
     row_results.assign(static_cast<std::size_t>(rows), {});
     ParallelFor(rows, [&](idx r) {
       const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
-      T* dlogits = loss != nullptr && model.has_logits ? dlogits_.data() + r * ld_logits : nullptr;
       if (target.rollout == nullptr) {
-        if (dlogits != nullptr) std::fill_n(dlogits, ld_logits, T{});
         if (loss != nullptr && model.has_values) dvalues_[r] = 0;
         return;
       }
       RowResult& out = row_results[static_cast<std::size_t>(r)];
-      float* logits = model.has_logits ? logits_.data() + r * ld_logits : nullptr;
-      TokenStats stats;
-      TokenId id = 0;
       HeadOutput output;
       if (model.has_values) output.policy = output.value = static_cast<double>(values_[r]);
       if (model.has_logits) {
         thread_local std::vector<float> block_sums;
         block_sums.resize(static_cast<std::size_t>(CeilDiv(ld_logits, kHeadBlock)));
-        id = target.rollout->tokens[static_cast<std::size_t>(target.token)];
-        stats = kernels.head_stats(logits, vocab, config_.inv_temperature, id, block_sums.data());
-        out.logprob = stats.logprob;
-        output.policy = static_cast<double>(stats.logprob);
+        out.id = target.rollout->tokens[static_cast<std::size_t>(target.token)];
+        out.stats = kernels.head_stats(logits_.data() + r * ld_logits, vocab,
+                                       config_.inv_temperature, out.id, block_sums.data());
+        output.policy = static_cast<double>(out.stats.logprob);
       }
       if (loss == nullptr) return;
       out.terms = (*loss)(*target.rollout, target.token, output);
@@ -412,16 +402,8 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
         const double dvalue = out.terms.dvalue + (model.has_logits ? 0 : out.terms.loss.dlogprob);
         dvalues_[r] = static_cast<float>(target.weight * dvalue);
       }
-      if (dlogits == nullptr) return;
-      const auto coef = static_cast<float>(target.weight * out.terms.loss.dlogprob);
-      if (out.terms.dentropy == 0) {
-        kernels.of<T>().head_grad(dlogits, logits, vocab, config_.inv_temperature, stats.lse, id,
-                                  coef);
-      } else {
-        kernels.of<T>().head_entropy_grad(dlogits, logits, vocab, config_.inv_temperature, stats,
-                                          id, coef,
-                                          static_cast<float>(target.weight * out.terms.dentropy));
-      }
+      out.coef = static_cast<float>(target.weight * out.terms.loss.dlogprob);
+      out.entropy_coef = static_cast<float>(target.weight * out.terms.dentropy);
     });
     for (idx r = 0; r < rows; ++r) {
       const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
@@ -440,7 +422,7 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
         return difference;
       };
       double kl = 0;
-      if (model.has_logits) kl = compare(target.rollout->logprobs, out.logprob);
+      if (model.has_logits) kl = compare(target.rollout->logprobs, out.stats.logprob);
       if (model.has_values) compare(target.rollout->values, values_[r]);
       result.compared_tokens += compared ? 1 : 0;
       if (!same) {
@@ -468,10 +450,7 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
     }
     if (loss == nullptr) continue;
     const auto place = [&](idx offset) { return offset < 0 ? nullptr : grad + offset; };
-    if (model.has_logits) {
-      model_.LogitsGrad(dhidden_.data(), place(layout_.head), dlogits_.data(), hidden_.data(),
-                        rows);
-    }
+    if (model.has_logits) LogitsGrad(row_results, place(layout_.head));
     if (model.has_values) {
       model_.ValuesGrad(dhidden_.data(), place(layout_.score), dvalues_.data(), hidden_.data(),
                         rows);
@@ -483,6 +462,38 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       std::memcpy(dresidual_.data() + target.body_row * ld, dhead_rows_.data() + r * ld,
                   static_cast<std::size_t>(ld) * sizeof(float));
     }
+  }
+}
+
+template <class T>
+void Learner<T>::LogitsGrad(std::span<const RowResult> results, float* dhead) {
+  const auto& kernels = ActiveKernels().of<T>();
+  const idx vocab = model_.config().vocab_size;
+  const idx rows = static_cast<idx>(results.size());
+  const idx ld = WideStride(std::min(vocab, kHeadColumns));
+  dlogits_.Reserve(rows * ld);
+  for (idx first = 0; first < vocab; first += kHeadColumns) {
+    const idx columns = std::min(kHeadColumns, vocab - first);
+    ParallelFor(rows, [&](idx r) {
+      const RowResult& row = results[static_cast<std::size_t>(r)];
+      T* dlogits = dlogits_.data() + r * ld;
+      if (row.id < 0) {
+        std::fill_n(dlogits, RoundUp(columns, kPad), T{});
+        return;
+      }
+      const float* logits = logits_.data() + r * model_.ld_logits() + first;
+      const bool here = row.id >= first && row.id < first + columns;
+      const TokenId target = here ? static_cast<TokenId>(row.id - first) : -1;
+      if (row.terms.dentropy == 0) {
+        kernels.head_grad(dlogits, logits, columns, config_.inv_temperature, row.stats.lse, target,
+                          row.coef);
+      } else {
+        kernels.head_entropy_grad(dlogits, logits, columns, config_.inv_temperature, row.stats,
+                                  target, row.coef, row.entropy_coef);
+      }
+    });
+    model_.LogitsGrad(dhidden_.data(), dhead, dlogits_.data(), ld, first, columns, hidden_.data(),
+                      rows);
   }
 }
 

@@ -61,6 +61,10 @@ inline TokenLoss OnPolicyLoss(const Rollout& rollout, idx t, double) {
 // Rows of logits that the learner holds at once; a multiple of kRowBlock. Smaller chunks make the
 // head's weight gradient memory-bound, larger ones only cost memory.
 inline constexpr idx kHeadRows = 512;
+// Entries of the vocabulary whose gradient it holds at once for these rows, a multiple of kPad: few
+// enough that it is still in the cache when the products read it, and no fewer than the products
+// take at once anyway.
+inline constexpr idx kHeadColumns = kGemmK;
 
 struct LearnerConfig {
   idx unit_tokens = 1024;
@@ -166,6 +170,15 @@ class Learner {
                      const std::function<void(idx)>& layer_done, LearnResult& result);
   void Head(std::span<const LearnGroup> groups, MicroBatch& micro, const LossFunction* loss,
             float* grad, LearnResult& result);
+  // What the head says of a row, and what the loss then wants of its logits.
+  struct RowResult {
+    TokenTerms terms;
+    TokenStats stats;
+    TokenId id = -1;  // -1: padding
+    float coef = 0, entropy_coef = 0;
+  };
+  // dhidden_ and d(head) from hidden_ and logits_.
+  void LogitsGrad(std::span<const RowResult> results, float* dhead);
   // Throws Error(kExactness) where a segment of the tape differs from its seals.
   void CheckTaped(const Segment<T>& taped, const LearnGroup& group, idx sample) const;
   void CheckTaped(const typename Tape<T>::Group& taped, const LearnGroup& group) const;

@@ -82,10 +82,11 @@ struct Sizes {
   idx head(const StepShape& step, bool scores) const {
     const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));
     const idx ld_v = WideStride(vocab);
+    const idx columns = std::min(vocab, kHeadColumns);
     // The packed operands of the weight gradients serve all layers too.
     const idx packed =
-        PackedSize(std::max(vocab, gate_up), rows) + PackedSize(std::max(d, f), rows);
-    return rows * (ld_v * (4 + kBytes) + d * (kBytes + 8)) + packed * kBytes +
+        PackedSize(std::max(columns, gate_up), rows) + PackedSize(std::max(d, f), rows);
+    return rows * (ld_v * 4 + WideStride(columns) * kBytes + d * (kBytes + 8)) + packed * kBytes +
            (scores ? kLogitRows : std::min(step.slots, kLogitRows)) * ld_v * 4;
   }
 };

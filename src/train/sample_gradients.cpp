@@ -406,8 +406,8 @@ void SampleGradients<T>::Head(Pass& pass, SampleGradientsResult& result) {
                                 pass.targets[at], 1.0f);
       logprobs[at] = stats.logprob;
     });
-    model_.LogitsGrad(dhidden_.data() + chunk.first * ld, nullptr, dlogits_.data(), hidden,
-                      chunk.count);
+    model_.LogitsGrad(dhidden_.data() + chunk.first * ld, nullptr, dlogits_.data(), ld_logits, 0,
+                      config.vocab_size, hidden, chunk.count);
     if (layout_.head < 0) continue;
     ForSamples(pass.samples.size(), [&](std::size_t i) {
       Sample& sample = pass.samples[i];

@@ -232,6 +232,34 @@ void CheckPacking(idx n, idx k) {
   }
 }
 
+// Terms in parts, accumulated in order, give the bits of the whole sums.
+template <class T>
+void CheckTerms(idx m, idx n, const std::vector<idx>& cuts) {
+  const idx k = cuts.back();
+  const Rows<float> a_f32 = std::move(Rows<float>(m, k).Fill(12));
+  const PackedMatrix<T> b = Packed<T>(std::move(Rows<float>(n, k).Fill(17)));
+  Rows<T> a(m, k);
+  for (idx r = 0; r < m; ++r) {
+    for (idx j = 0; j < k; ++j) a.row(r)[j] = FromF32<T>(a_f32.row(r)[j]);
+  }
+  const Rows<float> want = StoreF32(a, b, k);
+  Rows<float> got(m, n);
+  for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
+    const idx count = cuts[i + 1] - cuts[i];
+    Rows<T> part(m, count);
+    for (idx r = 0; r < m; ++r) std::copy_n(a.row(r) + cuts[i], count, part.row(r));
+    GemmArgs<T> args;
+    args.a = part.data.data();
+    args.lda = part.ld;
+    args.m = m;
+    args.output = i == 0 ? GemmOutput::kStoreF32 : GemmOutput::kAccumulateF32;
+    args.c = got.data.data();
+    args.ldc = got.ld;
+    GemmTerms(args, b, cuts[i], count);
+  }
+  for (idx r = 0; r < m; ++r) ASSERT_TRUE(SameBits(got.row(r), want.row(r), n)) << r << " of " << m;
+}
+
 // A packed left operand gives the bits of the same rows, row-major.
 template <class T>
 void CheckPackedLeft(idx m, idx n, idx k) {
@@ -345,6 +373,14 @@ TEST_P(GemmTest, APackedLeftOperandGivesTheSameBits) {
   }
   CheckPackedLeft<bf16>(40, 70, 2100);
   CheckPackedLeft<float>(40, 70, 2100);
+}
+TEST_P(GemmTest, TermsInPartsGiveTheSameBits) {
+  for (const idx m : {1, 7, 40}) {
+    CheckTerms<bf16>(m, 70, {0, 32, 96, 173});
+    CheckTerms<float>(m, 70, {0, 32, 96, 173});
+  }
+  CheckTerms<bf16>(33, 37, {0, 2048, 4096, 4133});
+  CheckTerms<float>(33, 37, {0, 2048, 4096, 4133});
 }
 TEST_P(GemmTest, WeightGradAgreesWithDoublePrecision) {
   for (const idx rows : {32, 96, 2112}) {

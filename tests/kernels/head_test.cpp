@@ -276,6 +276,40 @@ TEST_P(HeadTest, WithACoefficientOf0TheBitsAreThoseWithoutEntropy) {
   CheckNoEntropyTerm<float>(row);
 }
 
+template <class T>
+void CheckGradientInParts(HeadRow& row, idx cut) {
+  constexpr TokenId kTarget = 70;
+  const TokenStats stats = row.Stats(kTarget);
+  const auto& kernels = ActiveKernels().of<T>();
+  Rows<T> whole(1, row.vocab), parts(1, row.vocab);
+  for (const bool entropy : {false, true}) {
+    const auto run = [&](T* to, idx first, idx count) {
+      const TokenId target =
+          kTarget >= first && kTarget < first + count ? kTarget - static_cast<TokenId>(first) : -1;
+      if (entropy) {
+        kernels.head_entropy_grad(to, row.logits.data() + first, count, row.inv_temp, stats, target,
+                                  0.3f, 0.5f);
+      } else {
+        kernels.head_grad(to, row.logits.data() + first, count, row.inv_temp, stats.lse, target,
+                          0.3f);
+      }
+    };
+    run(whole.row(0), 0, row.vocab);
+    run(parts.row(0) + cut, cut, row.vocab - cut);
+    run(parts.row(0), 0, cut);
+    EXPECT_EQ(
+        std::memcmp(whole.row(0), parts.row(0), static_cast<std::size_t>(whole.ld) * sizeof(T)), 0)
+        << cut;
+  }
+}
+TEST_P(HeadTest, GradientsOfPartsHaveTheBitsOfTheWhole) {
+  HeadRow row(150, 1.25f, 2.0);
+  for (const idx cut : {32, 64, 96, 128}) {
+    CheckGradientInParts<bf16>(row, cut);
+    CheckGradientInParts<float>(row, cut);
+  }
+}
+
 // head_grad with coef -1, temperature 1 and lse 0 writes exp(logit) of every token but the
 // target's.
 TEST_P(HeadTest, ExpIsGoodToTwoUlp) {
