@@ -3,10 +3,12 @@
 // parser could count it, but it then takes quadratic time for a list of many objects.)
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 
@@ -62,6 +64,24 @@ std::optional<Json> TryParseJson(std::string_view text, std::string& fault,
     fault = "a number that is out of range";
   }
   return std::nullopt;
+}
+
+// An integer of the wanted type. The library converts any number to any type, and what does not fit
+// to anything. `where` names file and field. Throws Error(kInput).
+template <class Int, class Json>
+Int IntegerOf(const Json& value, const std::string& where) {
+  const bool fits =
+      value.is_number_unsigned()
+          ? std::in_range<Int>(value.template get<std::uint64_t>())
+          : value.is_number_integer() && std::in_range<Int>(value.template get<std::int64_t>());
+  if (!fits) Fail(ErrorCode::kInput, "{}: is no integer, or out of range", where);
+  return value.template get<Int>();
+}
+// Of an object's entry, if it has it.
+template <class Int, class Json>
+Int IntegerOr(const Json& object, const char* key, Int otherwise, const std::string& where) {
+  const auto found = object.find(key);
+  return found == object.end() ? otherwise : IntegerOf<Int>(*found, where + ": " + key);
 }
 
 }  // namespace opo

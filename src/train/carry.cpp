@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "rollout/answer_text.h"
 
 namespace opo {
@@ -114,11 +115,18 @@ void CarriedAnswers::Restore(const ordered_json& state, idx problems, idx vocab_
   const auto bad = [] {
     Fail(ErrorCode::kInput, "state.json: carried: is not what a run with rollout.window writes");
   };
+  const std::string where = "state.json: carried";
+  const auto ids_of = [&](const ordered_json& list) {
+    if (!list.is_array()) bad();
+    std::vector<TokenId> ids;
+    for (const ordered_json& id : list) ids.push_back(IntegerOf<TokenId>(id, where));
+    return ids;
+  };
   try {
     for (const ordered_json& entry : state) {
-      Answer a{entry.at("problem").get<idx>(), entry.at("key").get<std::uint64_t>(),
-               entry.at("prompt").get<std::vector<TokenId>>(),
-               entry.at("tokens").get<std::vector<TokenId>>()};
+      Answer a{IntegerOf<idx>(entry.at("problem"), where),
+               IntegerOf<std::uint64_t>(entry.at("key"), where), ids_of(entry.at("prompt")),
+               ids_of(entry.at("tokens"))};
       if (a.problem < 0 || a.problem >= problems || a.prompt.empty()) bad();
       if (std::ssize(a.tokens) >= rollout_.max_new_tokens) bad();
       for (const auto* ids : {&a.prompt, &a.tokens}) {

@@ -80,7 +80,9 @@ void CheckFiles(const Checkpoint& checkpoint) {
     }
     const std::string path = checkpoint.path + "/" + name;
     std::error_code error;
-    if (fs::file_size(path, error) != entry.at("bytes").get<std::uintmax_t>() || error) {
+    const auto bytes =
+        IntegerOf<std::uintmax_t>(entry.at("bytes"), checkpoint.path + "/manifest.json: " + name);
+    if (fs::file_size(path, error) != bytes || error) {
       Fail(bad, "{}: is missing or has another size than when it was written", path);
     }
     if (FileDigest(path) != entry.at("xxh3").get<std::string>()) {
@@ -239,7 +241,8 @@ void SetOptimizerSteps(const ordered_json& state, const std::string& where,
   try {
     ordered_json copy = state;
     for (std::size_t i = 0; i < models.size(); ++i) {
-      const auto steps = EntryOf(copy, models, i).at("optimizer_steps").get<idx>();
+      const auto steps = IntegerOf<idx>(EntryOf(copy, models, i).at("optimizer_steps"),
+                                        where + ": optimizer_steps");
       if (steps < 0) Fail(ErrorCode::kInput, "{}: optimizer_steps: is {}", where, steps);
       models[i].optimizer.SetSteps(steps);
     }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/fault.h"
+#include "base/json.h"
 
 namespace opo {
 
@@ -84,7 +85,7 @@ std::optional<RunFolder::State> RunFolder::Load(std::span<const CheckpointModel>
       return Load(models, comm, before);  // it was removed: an earlier one, or a newer
     }
     best_reward_ = found.state.value("best_reward", -1e300);
-    best_step_ = found.state.value("best_step", idx{-1});
+    best_step_ = IntegerOr<idx>(found.state, "best_step", -1, checkpoint->path + "/state.json");
     Link(*checkpoint);  // a kill may have come before, or the newest one was damaged
     RemoveUnfinished(dir_);
   } else {
@@ -94,7 +95,7 @@ std::optional<RunFolder::State> RunFolder::Load(std::span<const CheckpointModel>
     comm.Broadcast(std::as_writable_bytes(model.weights.slab.span()));
   }
   found.state = ordered_json::parse(comm.Broadcast(found.state.dump()));
-  found.step = found.state.at("step").get<idx>();
+  found.step = IntegerOf<idx>(found.state.at("step"), dir_ + ": a checkpoint's step");
   SetOptimizerSteps(found.state, dir_, models);
   return found;
 }

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/fault.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/parallel.h"
 #include "base/progress.h"
 #include "data/data_set.h"
@@ -273,18 +274,18 @@ class Trainer {
                                          : folder_.Load(Models(), comm_);
     if (!kept.has_value()) return 0;
     for (Trainable<T>* model : Trained()) model->Repack();
-    guard_.SetSkipped(kept->state.value("nonfinite_skipped", idx{0}));
-    tokens_ = kept->state.value("tokens", idx{0});
+    const std::string where = config_.run.dir + ": its checkpoint";
+    guard_.SetSkipped(IntegerOr<idx>(kept->state, "nonfinite_skipped", 0, where));
+    tokens_ = IntegerOr<idx>(kept->state, "tokens", 0, where);
     carried_ = kept->state.value("carried", ordered_json::array());
     config_.algorithm.kl_coef = kept->state.value("kl_coef", config_.algorithm.kl_coef);
     // Checkpoints from before there was dynamic sampling do not name it.
-    prompt_position_ = kept->state.value("prompt_position", kept->step * config_.rollout.prompts);
+    prompt_position_ =
+        IntegerOr<idx>(kept->state, "prompt_position", kept->step * config_.rollout.prompts, where);
     std::map<std::string, RunningMoments> moments;
     const ordered_json all = kept->state.value("reward_moments", ordered_json::object());
-    for (const auto& [name, of] : all.items()) {
-      moments[name] = {of.at(0), of.at(1), of.at(2)};
-    }
-    rewards_.SetMoments(moments, config_.run.dir + ": its checkpoint");
+    for (const auto& [name, of] : all.items()) moments[name] = {of.at(0), of.at(1), of.at(2)};
+    rewards_.SetMoments(moments, where);
     return kept->step;
   }
 

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
+#include "base/types.h"
+
 namespace opo {
 namespace {
 
@@ -56,6 +60,28 @@ TEST(Json, ARepeatedKeyIsOfOneObject) {
   EXPECT_EQ(RepeatedKey(R"({"a": 1, "b": [{"a": 1}, {"a": 2}], "c": {"a": 3}})"), std::nullopt);
   EXPECT_EQ(RepeatedKey(R"({"a": 1, "b": {"c": 1, "c": 2}})"), "c");
   EXPECT_EQ(RepeatedKey(R"({"a": 1, "\u0061": 2})"), "a");
+}
+
+TEST(Json, AnIntegerIsOneAndFits) {
+  const Json of = Json::parse(
+      R"({"a": -3, "b": 9223372036854775807, "c": 18446744073709551615, "d": 3.0, "e": "3",
+          "f": -92233720368547758087, "g": 2147483648, "h": null})");
+  EXPECT_EQ(IntegerOf<idx>(of["a"], "f"), -3);
+  EXPECT_EQ(IntegerOf<idx>(of["b"], "f"), std::numeric_limits<idx>::max());
+  EXPECT_EQ(IntegerOf<std::uint64_t>(of["c"], "f"), std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(IntegerOr<idx>(of, "a", 7, "f"), -3);
+  EXPECT_EQ(IntegerOr<idx>(of, "z", 7, "f"), 7);
+  for (const char* key : {"c", "d", "e", "f", "h"}) {
+    EXPECT_THROW(IntegerOf<idx>(of[key], "f"), Error) << key;
+  }
+  EXPECT_THROW(IntegerOf<std::uint64_t>(of["a"], "f"), Error);
+  EXPECT_THROW(IntegerOf<int>(of["g"], "f"), Error);
+  try {
+    IntegerOr<idx>(of, "f", 0, "state.json");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "state.json: f: is no integer, or out of range");
+  }
 }
 
 }  // namespace
