@@ -143,6 +143,8 @@ class WeightProduct {
     const Matrix<float> source(n_, k_, RoundUp(k_, kPad), 1);
     packed_.Pack(source.data.data(), source.ld, n_, k_);
   }
+  idx n() const { return n_; }
+  idx k() const { return k_; }
   Rates Measure(const std::string& what, idx m, double seconds) {
     const Matrix<T> x(m, k_, ldx_, 2);
     Buffer<float> y(m * ldc_);
@@ -309,12 +311,11 @@ void BenchGemm(const BenchArguments& args) {
   Report report(args.json);
   const auto weight_products = [&](const char* pass, bool transposed) {
     for (const Layer& layer : layers) {
-      const idx n = transposed ? layer.k : layer.n;
-      const idx k = transposed ? layer.n : layer.k;
       WeightProduct<T> product(layer, transposed);
       for (const idx m : RowsOf(args.rows, layer, false)) {
         const std::string what = fmt::format("{} {}, M = {}", pass, layer.name, m);
-        report.Add(pass, layer.name, m, n, k, product.Measure(what, m, args.seconds));
+        report.Add(pass, layer.name, m, product.n(), product.k(),
+                   product.Measure(what, m, args.seconds));
       }
     }
   };

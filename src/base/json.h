@@ -66,15 +66,19 @@ std::optional<Json> TryParseJson(std::string_view text, std::string& fault,
   return std::nullopt;
 }
 
-// An integer of the wanted type. The library converts any number to any type, and what does not fit
-// to anything. `where` names file and field. Throws Error(kInput).
+// Whether it is an integer that Int holds. The library converts any number to any type, and what
+// does not fit to anything.
+template <class Int, class Json>
+bool HoldsInteger(const Json& value) {
+  if (value.is_number_unsigned()) return std::in_range<Int>(value.template get<std::uint64_t>());
+  return value.is_number_integer() && std::in_range<Int>(value.template get<std::int64_t>());
+}
+// `where` names file and field. Throws Error(kInput).
 template <class Int, class Json>
 Int IntegerOf(const Json& value, const std::string& where) {
-  const bool fits =
-      value.is_number_unsigned()
-          ? std::in_range<Int>(value.template get<std::uint64_t>())
-          : value.is_number_integer() && std::in_range<Int>(value.template get<std::int64_t>());
-  if (!fits) Fail(ErrorCode::kInput, "{}: is no integer, or out of range", where);
+  if (!HoldsInteger<Int>(value)) {
+    Fail(ErrorCode::kInput, "{}: is no integer, or out of range", where);
+  }
   return value.template get<Int>();
 }
 // Of an object's entry, if it has it.

@@ -209,7 +209,7 @@ struct Kernels {
   KernelsOf<float> f32;
 
   // Statistics of a row of logits (V, padded to kPad with anything: the pads are overwritten with
-  // -inf); target -1: no log-prob. `block_sums`: CeilDiv(V padded, kHeadBlock) sums of exp(s -
+  // -inf); target -1: no log-prob. `block_sums`: CeilDiv(V, kHeadBlock) sums of exp(s -
   // max), for head_pick.
   TokenStats (*head_stats)(float* logits, idx vocab, float inv_temp, TokenId target,
                            float* block_sums);
@@ -235,7 +235,7 @@ inline const KernelsOf<float>& Kernels::of<float>() const {
 }
 
 inline constexpr idx kDotBlock = 512;   // elements that dot_rows sums in f32; a multiple of 16
-inline constexpr idx kHeadBlock = 512;  // vocabulary entries a block sum covers
+inline constexpr idx kHeadBlock = 512;  // vocabulary entries a block sum covers; a multiple of kPad
 inline constexpr idx kGemmRows = 512;   // rows of a GEMM block, at most; a multiple of kPanel
 inline constexpr idx kGemmK = 2048;     // k of a GEMM block; longer sums go through memory
 inline constexpr idx kGemmScratch = kGemmRows * kPanel;

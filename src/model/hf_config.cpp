@@ -52,10 +52,7 @@ class Fields {
   idx Int(const char* key) const {
     const Json* value = Find(key);
     if (value == nullptr) Fail(ErrorCode::kInput, "{}: '{}' is missing", where_, key);
-    if (!value->is_number_integer() ||
-        (value->is_number_unsigned() && !std::in_range<idx>(value->get<std::uint64_t>()))) {
-      FailKind(key, *value, "an integer");
-    }
+    if (!HoldsInteger<idx>(*value)) FailKind(key, *value, "an integer");
     return value->get<idx>();
   }
   idx IntOr(const char* key, idx otherwise) const { return Find(key) ? Int(key) : otherwise; }

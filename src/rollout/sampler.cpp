@@ -94,7 +94,7 @@ void RestrictTokens(const float* logits, idx vocab, const SamplingConfig& config
 SampledToken SampleToken(float* logits, idx vocab, const SamplingConfig& config,
                          const TokenContext& context, double u) {
   thread_local std::vector<float> block_sums;
-  block_sums.resize(static_cast<std::size_t>(CeilDiv(RoundUp(vocab, kPad), kHeadBlock)));
+  block_sums.resize(static_cast<std::size_t>(CeilDiv(vocab, kHeadBlock)));
   const Kernels& kernels = ActiveKernels();
   const float inv_temp = config.inv_temperature();
   const TokenStats stats = kernels.head_stats(logits, vocab, inv_temp, -1, block_sums.data());

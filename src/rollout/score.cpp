@@ -75,8 +75,7 @@ void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temp
         model.Logits(hidden.data() + first * ld, n, logits.data());
         ParallelFor(n, [&](idx r) {
           thread_local std::vector<float> block_sums;
-          block_sums.resize(
-              static_cast<std::size_t>(CeilDiv(RoundUp(config.vocab_size, kPad), kHeadBlock)));
+          block_sums.resize(static_cast<std::size_t>(CeilDiv(config.vocab_size, kHeadBlock)));
           const auto& [rollout, t] = tokens[static_cast<std::size_t>(first + r)];
           const TokenStats stats =
               kernels.head_stats(logits.data() + r * model.ld_logits(), config.vocab_size,

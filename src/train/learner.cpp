@@ -389,7 +389,7 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       if (model.has_values) output.policy = output.value = static_cast<double>(values_[r]);
       if (model.has_logits) {
         thread_local std::vector<float> block_sums;
-        block_sums.resize(static_cast<std::size_t>(CeilDiv(ld_logits, kHeadBlock)));
+        block_sums.resize(static_cast<std::size_t>(CeilDiv(vocab, kHeadBlock)));
         out.id = target.rollout->tokens[static_cast<std::size_t>(target.token)];
         out.stats = kernels.head_stats(logits_.data() + r * ld_logits, vocab,
                                        config_.inv_temperature, out.id, block_sums.data());

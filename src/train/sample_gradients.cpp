@@ -397,7 +397,7 @@ void SampleGradients<T>::Head(Pass& pass, SampleGradientsResult& result) {
         return;
       }
       thread_local std::vector<float> block_sums;
-      block_sums.resize(static_cast<std::size_t>(CeilDiv(ld_logits, kHeadBlock)));
+      block_sums.resize(static_cast<std::size_t>(CeilDiv(config.vocab_size, kHeadBlock)));
       float* logits = logits_.data() + r * ld_logits;
       const TokenStats stats = kernels.head_stats(logits, config.vocab_size, inv_temperature_,
                                                   pass.targets[at], block_sums.data());

@@ -105,6 +105,13 @@ inline std::vector<TokenId> RandomTokens(idx n, std::uint32_t stream, idx vocab)
   return tokens;
 }
 
+// What a model reads to say an answer's tokens: the first by the prompt's last.
+inline std::vector<TokenId> InputTokens(const RolloutGroup& group, const Rollout& rollout) {
+  std::vector<TokenId> tokens = group.prompt;
+  tokens.insert(tokens.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
+  return tokens;
+}
+
 // Groups with prompts of the given lengths and `samples` empty rollouts each.
 inline std::vector<RolloutGroup> MakeGroups(const std::vector<idx>& prompts, std::size_t samples,
                                             idx vocab) {

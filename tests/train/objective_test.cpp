@@ -476,10 +476,9 @@ std::vector<Answer> Answers(const Groups& groups, const std::vector<Complex>& we
   std::vector<Answer> answers;
   for (std::size_t g = 0; g < groups.size(); ++g) {
     for (const Rollout& rollout : groups[g].rollouts) {
-      std::vector<TokenId> tokens = groups[g].prompt;
-      const std::size_t first = tokens.size() - 1;
-      tokens.insert(tokens.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
-      const auto logits = reference::ModelLogits(Shape(), Policy().layout, weights, tokens);
+      const std::size_t first = groups[g].prompt.size() - 1;
+      const auto logits = reference::ModelLogits(Shape(), Policy().layout, weights,
+                                                 InputTokens(groups[g], rollout));
       Answer& answer = answers.emplace_back();
       answer.group = g;
       answer.reward = rollout.reward;
@@ -551,70 +550,6 @@ TEST(OffPolicy, EveryLossHasTheGradientOfTheComplexStep) {
     // f32 sums and log-probs, as against PyTorch (learner_test.cpp).
     EXPECT_LT(std::sqrt(diff), 1e-4 * std::sqrt(norm)) << cases[c].what;
   }
-}
-
-// Losses of log-prob and entropy through a vocabulary that the learner takes in parts.
-TEST(LogitsInParts, HaveTheGradientOfTheComplexStep) {
-  const ModelConfig shape = SmallConfig(kHeadColumns + 37);
-  const Weights weights = InitWeights(shape, 3, 0.4);
-  constexpr double kDentropy = 0.375;
-  Groups groups = MakeGroups({3, 5}, 2, shape.vocab_size);
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    for (std::size_t s = 0; s < 2; ++s) {
-      groups[g].rollouts[s].tokens =
-          RandomTokens(4, static_cast<std::uint32_t>(40 + 2 * g + s), shape.vocab_size);
-      groups[g].rollouts[s].tokens[s] = static_cast<TokenId>(kHeadColumns - 1 + 2 * idx(s));
-      groups[g].rollouts[s].advantage = s == 0 ? 0.5 : -0.75;
-    }
-  }
-  TinyModel<float> tiny(weights, true);
-  Learner<float> learner(tiny.model, weights.layout, LearnerConfig{});
-  std::vector<LearnGroup> learn;
-  for (const RolloutGroup& group : groups) learn.push_back({&group, {0.25, 0.125}});
-  Buffer<float> grad(weights.layout.size);
-  const auto loss_of = [&](const Rollout& rollout, idx t, const HeadOutput&) {
-    TokenTerms terms = PolicyGradientLoss({.advantage = rollout.advantage});
-    if (t % 2 == 1) terms.dentropy = kDentropy;
-    return terms;
-  };
-  EXPECT_EQ(learner.Accumulate(learn, loss_of, grad.data()).tokens, 16);
-
-  std::vector<Complex> moved;
-  for (const float w : weights.slab.span()) moved.emplace_back(double{w});
-  double norm = 0, diff = 0;
-  idx compared = 0;
-  for (const TensorSpec& tensor : weights.layout.tensors) {
-    // Every weight would take minutes.
-    const idx step = std::max<idx>(1, tensor.size() / 60);
-    for (idx i = tensor.offset; i < tensor.offset + tensor.size(); i += step, ++compared) {
-      moved[static_cast<std::size_t>(i)] += Complex(0, reference::kStep);
-      Complex loss = 0;
-      for (std::size_t g = 0; g < groups.size(); ++g) {
-        for (std::size_t s = 0; s < 2; ++s) {
-          const Rollout& rollout = groups[g].rollouts[s];
-          std::vector<TokenId> tokens = groups[g].prompt;
-          const std::size_t first = tokens.size() - 1;
-          tokens.insert(tokens.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
-          const auto logits = reference::ModelLogits(shape, weights.layout, moved, tokens);
-          for (std::size_t t = 0; t < rollout.tokens.size(); ++t) {
-            const auto target = static_cast<std::size_t>(rollout.tokens[t]);
-            loss += learn[g].weights[s] *
-                    (-rollout.advantage * reference::LogProb(logits[first + t], 1.0, target) +
-                     (t % 2 == 1 ? kDentropy : 0.0) * reference::Entropy(logits[first + t], 1.0));
-          }
-        }
-      }
-      moved[static_cast<std::size_t>(i)] -= Complex(0, reference::kStep);
-      const double want = loss.imag() / reference::kStep;
-      const double d = double{grad[i]} - want;
-      diff += d * d;
-      norm += want * want;
-    }
-  }
-  EXPECT_GT(compared, 300);
-  EXPECT_GT(norm, 0);
-  // f32 sums, as above.
-  EXPECT_LT(std::sqrt(diff), 1e-4 * std::sqrt(norm));
 }
 
 }  // namespace

@@ -267,9 +267,8 @@ Complex ReferenceLoss(const ModelConfig& config, const SlabLayout& layout,
   Complex sum = 0;
   for (const RolloutGroup& group : groups) {
     for (const Rollout& rollout : group.rollouts) {
-      std::vector<TokenId> tokens = group.prompt;
-      const std::size_t first = tokens.size() - 1;
-      tokens.insert(tokens.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
+      const std::vector<TokenId> tokens = InputTokens(group, rollout);
+      const std::size_t first = group.prompt.size() - 1;
       const auto values = reference::ModelValues(config, layout, w, tokens);
       std::vector<std::vector<Complex>> logits;
       if (config.has_logits) logits = reference::ModelLogits(config, layout, w, tokens);
