@@ -338,8 +338,13 @@ void BenchStep(const BenchArguments& args) {
     fmt::print("{:<18}", name);
     for (const Plan& plan : plans) {
       const ordered_json& value = plan.run[name];
-      fmt::print(" {:>14}", value.is_number_float() ? fmt::format("{:.3f}", value.get<double>())
-                                                    : value.dump());
+      if (!value.is_number_float()) {
+        fmt::print(" {:>14}", value.dump());
+      } else if (const auto number = value.get<double>(); number < 1e6) {
+        fmt::print(" {:>14.3f}", number);
+      } else {
+        fmt::print(" {:>14.3e}", number);  // a rate
+      }
     }
     fmt::print("\n");
   }

@@ -44,12 +44,12 @@ std::vector<SourceFile> AllSources() {
   return files;
 }
 
-// What a room may include, as CMakeLists.txt declares it with opo_room(NAME DEPS room... LIBS ...);
-// what a dependency may include comes with it.
+// What a room may include, as CMakeLists.txt declares it with opo_room(NAME [QUICK] DEPS room...
+// LIBS ...); what a dependency may include comes with it.
 std::map<std::string, std::set<std::string>> DeclaredRooms() {
   std::ifstream in(fs::path(OPO_SOURCE_DIR) / "CMakeLists.txt");
   std::map<std::string, std::set<std::string>> rooms;
-  const std::regex declaration(R"(^opo_room\((\w+)(?: DEPS ([\w ]+?))?(?: LIBS .*)?\))");
+  const std::regex declaration(R"(^opo_room\((\w+)(?: QUICK)?(?: DEPS ([\w ]+?))?(?: LIBS .*)?\))");
   for (std::string line; std::getline(in, line);) {
     std::smatch match;
     if (!std::regex_search(line, match, declaration)) continue;
