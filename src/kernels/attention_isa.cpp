@@ -133,13 +133,13 @@ void SoftmaxRows(const TileState<T>& s, idx r0, idx r1, const Keys& keys, float 
   }
 }
 
-// The `size` elements from `next` on, asked for while a product passes over num_k.
+// Asks for the quarters [first, last) of a head's part of a page. What few rows do with a block
+// takes less time than its keys and values need from memory, so some are always to be under way.
 template <class T>
-Ahead AheadOf(const T* next, idx size, idx num_k) {
-  const auto* begin = reinterpret_cast<const char*>(next);
-  const idx half = size * static_cast<idx>(sizeof(T)) / 2;
-  const idx step = CeilDiv(half, CeilDiv(num_k, kTogether<T>));
-  return {begin, step, begin + half, step};
+OPO_INLINE void AskForQuarters(const T* page, idx first, idx last, const AttentionShape& shape) {
+  const auto* bytes = reinterpret_cast<const char*>(page);
+  const idx quarter = (shape.k_size() + shape.v_size()) * static_cast<idx>(sizeof(T)) / 4;
+  for (idx i = first * quarter; i < last * quarter; i += 64) __builtin_prefetch(bytes + i, 0, 3);
 }
 
 // One key block against rows [r0, r1). Row r sees the block's first keys(r) keys, none more than
@@ -148,8 +148,9 @@ Ahead AheadOf(const T* next, idx size, idx num_k) {
 template <class T, class Keys>
 void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys& keys, bool whole,
                  bool empty, const T* page, const T* next, const AttentionShape& shape) {
-  MicroGemm(s.q + r0 * s.ld, s.ld, page, 0, 1, r1 - r0, shape.head_dim, s.scores, kPanel, false,
-            AheadOf(next, shape.k_size(), shape.head_dim));
+  AskForQuarters(next, 0, 1, shape);
+  MicroGemm(s.q + r0 * s.ld, s.ld, page, 0, 1, r1 - r0, shape.head_dim, s.scores, kPanel, false);
+  AskForQuarters(next, 1, 3, shape);
   if (whole) {
     SoftmaxRows<false, true>(s, r0, r1, keys, shape.scale, empty);
   } else if (num_keys > kLanes) {
@@ -157,9 +158,9 @@ void AttendBlock(const TileState<T>& s, idx r0, idx r1, idx num_keys, const Keys
   } else {
     SoftmaxRows<true, false>(s, r0, r1, keys, shape.scale, empty);
   }
+  AskForQuarters(next, 3, 4, shape);
   MicroGemm(s.p, kPanel, page + shape.k_size(), PanelSize(kKeyBlock), s.ld / kPanel, r1 - r0,
-            num_keys, s.o + r0 * s.ld, s.ld, !empty,
-            AheadOf(next + shape.k_size(), shape.v_size(), num_keys));
+            num_keys, s.o + r0 * s.ld, s.ld, !empty);
 }
 
 template <class T>
@@ -340,8 +341,8 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
       copy_keys(t.k);
       PackKeys(k_panel, keys, ld);
       PackOverRows(k_packed, keys, ld, kPanel, dh);
-      MicroGemm(q, ld, k_panel, 0, 1, rows, dh, scores, kPanel, false, NothingAhead(k_panel));
-      MicroGemm(dout, ld, v_panel, 0, 1, rows, dh, dp, kPanel, false, NothingAhead(v_panel));
+      MicroGemm(q, ld, k_panel, 0, 1, rows, dh, scores, kPanel, false);
+      MicroGemm(dout, ld, v_panel, 0, 1, rows, dh, dp, kPanel, false);
       // P and dS of a row, 16 keys from j.
       const auto gradient = [&](idx r, idx j, f32x16& p, f32x16& d) OPO_LAMBDA {
         p = d = f32x16{};
@@ -384,7 +385,7 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
       const auto accumulate = [&](float* out, const T* left, const T* right_packed) {
         if (dh % kPanel == 0) {  // whole panels: in place
           MicroGemm(left, ld_rows, right_packed, PanelSize(rows), num_panels, num_keys, rows,
-                    out + k0 * t.ldk + kv_head * dh, t.ldk, true, NothingAhead(right_packed));
+                    out + k0 * t.ldk + kv_head * dh, t.ldk, true);
           return;
         }
         for (idx j = 0; j < num_keys; ++j) {
@@ -394,7 +395,7 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
           }
         }
         MicroGemm(left, ld_rows, right_packed, PanelSize(rows), num_panels, num_keys, rows, grad,
-                  ld, true, NothingAhead(right_packed));
+                  ld, true);
         for (idx j = 0; j < num_keys; ++j) {
           float* row = out + (k0 + j) * t.ldk + kv_head * dh;
           for (idx i = 0; i < dh; i += kLanes) {
@@ -405,7 +406,7 @@ void AttentionGrad(const AttentionGradTile<T>& t, idx kv_head, const AttentionSh
       accumulate(t.dv, p_t, dout_packed);
       accumulate(t.dk, ds_t, q_packed);
       MicroGemm(ds, kPanel, k_packed, PanelSize(kKeyBlock), num_panels, rows, num_keys, dq, ld,
-                true, NothingAhead(k_packed));
+                true);
     }
     for (idx r = 0; r < rows; ++r) {
       float* row = t.dq + (i0 + r / group) * t.ldq + (head0 + r % group) * dh;

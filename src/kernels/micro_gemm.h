@@ -289,15 +289,14 @@ OPO_INLINE void ForRowBlocks(idx num_rows, const Body& body) {
   }
 }
 
-// c[r][0..32 num_panels) = (from_c ? c : 0) + a[r][:] . panels, for any number of rows. `ahead` is
-// asked for with the first of them.
+// c[r][0..32 num_panels) = (from_c ? c : 0) + a[r][:] . panels, for any number of rows.
 template <class T>
 static void MicroGemm(const T* a, idx lda, const T* b, idx panel_size, idx num_panels, idx num_rows,
-                      idx num_k, float* c, idx ldc, bool from_c, const Ahead& ahead) {
-  const Ahead nothing = NothingAhead(b);
+                      idx num_k, float* c, idx ldc, bool from_c) {
+  const Ahead nothing = NothingAhead(a);
   ForRowBlocks<T>(num_rows, [&](idx first, idx count) {
     MicroBlock<false>(a + first * lda, lda, b, panel_size, num_panels, count, num_k,
-                      c + first * ldc, ldc, from_c, first == 0 ? ahead : nothing);
+                      c + first * ldc, ldc, from_c, nothing);
   });
 }
 
