@@ -133,8 +133,9 @@ void SoftmaxRows(const TileState<T>& s, idx r0, idx r1, const Keys& keys, float 
   }
 }
 
-// Asks for the quarters [first, last) of a head's part of a page. What few rows do with a block
-// takes less time than its keys and values need from memory, so some are always to be under way.
+// Asks for the quarters [first, last) of a head's part of a page. Few rows take less time over a
+// block than the next one's keys and values need from memory, so that requests for these are made
+// all along it.
 template <class T>
 OPO_INLINE void AskForQuarters(const T* page, idx first, idx last, const AttentionShape& shape) {
   const auto* bytes = reinterpret_cast<const char*>(page);
