@@ -1,9 +1,9 @@
 #include "data/steps.h"
 
 #include <cmath>
-#include <limits>
 
 #include "base/error.h"
+#include "base/json.h"
 
 namespace opo {
 namespace {
@@ -26,9 +26,7 @@ std::vector<TokenId> Ids(const ordered_json& list, const char* key, const std::s
   if (whole) ids.reserve(list.size());
   for (std::size_t i = 0; whole && i < list.size(); ++i) {
     const ordered_json& id = list[i];
-    const bool fits = id.is_number_unsigned() &&
-                      id.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<TokenId>::max()};
-    if (!fits) {
+    if (!id.is_number_unsigned() || !HoldsInteger<TokenId>(id)) {
       Fail(ErrorCode::kInput, "{}: `{}` holds {}, which is no token id; {}", where, key,
            id.dump().substr(0, 100), kCure);
     }

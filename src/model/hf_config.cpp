@@ -95,7 +95,7 @@ class Fields {
     if (value == nullptr) return ids;
     const Json list = value->is_array() ? *value : Json::array({*value});
     for (const Json& item : list) {
-      if (item.is_number_unsigned() && std::in_range<TokenId>(item.get<std::uint64_t>())) {
+      if (item.is_number_unsigned() && HoldsInteger<TokenId>(item)) {
         ids.push_back(item.get<TokenId>());
       } else if (item.is_number_unsigned() || !item.is_number_integer()) {
         FailKind(key, *value, "a token id or a list of them");
