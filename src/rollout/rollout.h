@@ -121,6 +121,14 @@ struct RolloutGroup {
   std::optional<SamplingConfig> sampling = std::nullopt;
 };
 
+// What a model reads behind the prompt's shared rows, all but the last of its tokens, to say the
+// rollout's, of which there is at least one.
+inline std::vector<TokenId> SampleInput(const RolloutGroup& group, const Rollout& rollout) {
+  std::vector<TokenId> input = {group.prompt.back()};
+  input.insert(input.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
+  return input;
+}
+
 inline constexpr idx kDefaultSlots = 256;
 // SamplingConfig::step of evaluations, which share no draw with training.
 inline constexpr std::uint64_t kEvaluationStep = ~std::uint64_t{0};

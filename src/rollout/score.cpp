@@ -44,8 +44,7 @@ void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temp
         rollout.sum_sqs.assign(of_logits, 0);
         if (config.has_values) rollout.values.assign(rollout.tokens.size(), 0);
         if (rollout.tokens.empty()) continue;
-        std::vector<TokenId>& input = inputs.emplace_back(1, group.prompt.back());
-        input.insert(input.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
+        inputs.push_back(SampleInput(group, rollout));
         for (std::size_t t = 0; t < rollout.tokens.size(); ++t) tokens.emplace_back(&rollout, t);
         Run<T>& run = runs.emplace_back();
         run.prefix = shared > 0 ? &prefix : nullptr;

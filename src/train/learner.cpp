@@ -290,9 +290,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
     for (idx s = unit.first_sample; s < unit.first_sample + unit.num_samples; ++s) {
       const Rollout& rollout = group.rollouts[static_cast<std::size_t>(s)];
       if (rollout.tokens.empty()) continue;
-      micro.inputs.push_back({group.prompt.back()});
-      auto& input = micro.inputs.back();
-      input.insert(input.end(), rollout.tokens.begin(), rollout.tokens.end() - 1);
+      const auto& input = micro.inputs.emplace_back(SampleInput(group, rollout));
       const idx count = static_cast<idx>(input.size());
       Segment<T>* segment =
           taped == nullptr ? nullptr : &taped->samples[static_cast<std::size_t>(s)];

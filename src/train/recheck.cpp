@@ -67,9 +67,7 @@ typename Learner<T>::RecheckResult Learner<T>::Recheck(std::span<const RolloutGr
       inputs.emplace_back(group.prompt.begin(), group.prompt.end() - 1);
       run.outputs = false;
     } else {
-      const auto& tokens = group.rollouts[c.sample].tokens;
-      inputs.push_back({group.prompt.back()});
-      inputs.back().insert(inputs.back().end(), tokens.begin(), tokens.end() - 1);
+      inputs.push_back(SampleInput(group, group.rollouts[c.sample]));
       const Segment<T>& taped_prefix = taped_group(c.group).prefix;
       if (taped_prefix.length() > 0) {
         Segment<T>*& prefix = prefixes[c.group];

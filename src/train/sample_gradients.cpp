@@ -245,9 +245,7 @@ void SampleGradients<T>::Run(const RolloutGroup& group, std::vector<Sample>& sam
   std::vector<GradRow<T>> rows, head_rows;
   std::vector<TokenId> targets;
   for (Sample& sample : samples) {
-    const auto& tokens = sample.rollout->tokens;
-    sample.input.push_back(group.prompt.back());
-    sample.input.insert(sample.input.end(), tokens.begin(), tokens.end() - 1);
+    sample.input = SampleInput(group, *sample.rollout);
     if (sample.segment == &sample.own) {
       OPO_CHECK(prefix == nullptr || run_prefix || prefix->has_pages());
       runs.push_back({.segment = sample.segment,
@@ -271,7 +269,7 @@ void SampleGradients<T>::Run(const RolloutGroup& group, std::vector<Sample>& sam
       rows.push_back({sample.segment, r});
       row_tokens.push_back(sample.input[static_cast<std::size_t>(r)]);
       head_rows.push_back({sample.segment, r});
-      targets.push_back(tokens[static_cast<std::size_t>(r)]);
+      targets.push_back(sample.rollout->tokens[static_cast<std::size_t>(r)]);
     }
     if (prefix != nullptr) {
       grad_runs.push_back({prefix, nullptr, prefix_grad, true, static_cast<idx>(rows.size())});
