@@ -44,7 +44,6 @@ FRESH_MODELS = {
 SWEEPS = ("samples", "prompt", "completion", "model", "threads")
 ALL_ON_TAPE_MB = 1 << 20
 UNIT_TOKENS = 1024          # of a unit of the learner: train.unit_tokens
-ROW_BLOCK = 32              # rows that a unit is padded to
 DEFAULT_MICRO_BATCH_MB = 1024
 SLOTS = 256                 # samples decoded at once
 PREFILL_ROWS = 2048
@@ -174,10 +173,18 @@ def units_of(w):
     return units
 
 
+def row_block(point):
+    """What a unit's rows are padded to a multiple of (docs/exactness.md)."""
+    if point["dtype"] != "bf16":
+        return 1
+    return 32 if point.get("isa") == "amx" else 2
+
+
 def features(point):
     """The terms' factors, in the order of TERMS, for one thread count."""
     s, w, run = point["shape"], point["work"], point["run"]
     size = 2 if point["dtype"] == "bf16" else 4
+    pad_to = row_block(point)
     groups, p, t = w["prompts"], w["prompt_tokens"] - 1, w["new_tokens"]
     samples = groups * w["samples"]
     taped = point["plan"] == "tape"
@@ -197,11 +204,11 @@ def features(point):
     elif not taped:
         memory = (w.get("micro_batch_mb") or DEFAULT_MICRO_BATCH_MB) << 20
         large = sum(a + b for a, b in units
-                    if round_up(a + p, ROW_BLOCK) * row_bytes(s, size) > memory)
+                    if round_up(a + p, pad_to) * row_bytes(s, size) > memory)
         rerun = large / sum(a + b for a, b in units)
     forward = 1 + (0 if taped else 1 + rerun)
-    pad_rows = groups * sum(round_up(a + b, ROW_BLOCK) - a - b for a, b in units)
-    head_rows = groups * sum(round_up(a, ROW_BLOCK) for a, b in units)
+    pad_rows = groups * sum(round_up(a + b, pad_to) - a - b for a, b in units)
+    head_rows = groups * sum(round_up(a, pad_to) for a, b in units)
     recheck = run.get("rechecked_rows", 0)
 
     blocks = ((forward + 2) * (prompt_rows * prompt_row + sample_rows * sample_row) +

@@ -185,7 +185,7 @@ void GemmTerms(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count)
 
 template <class T>
 void WeightGradScratch<T>::PackX(const T* src, idx lds, idx k, idx rows) {
-  OPO_CHECK(rows % kRowBlock == 0);
+  OPO_CHECK(rows % RowBlock<T>() == 0);
   x.PackTransposed(src, lds, rows, k);
 }
 

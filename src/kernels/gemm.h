@@ -55,7 +55,14 @@ void GemmPart(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count);
 template <class T>
 void GemmTerms(GemmArgs<T> args, const PackedMatrix<T>& b, idx first, idx count);
 
-// dW (n, k) += dy^T x, with dy (rows, n) and x (rows, k): rows a multiple of kRowBlock, padding
+// What a unit's rows are padded to, with zeros, so that no block of a chain over rows holds rows of
+// two units: 1 in f32, 2 in bf16 (a pair is one instruction), 32 on AMX in bf16.
+template <class T>
+inline idx RowBlock() {
+  return ActiveKernels().of<T>().row_block;
+}
+
+// dW (n, k) += dy^T x, with dy (rows, n) and x (rows, k): rows a multiple of RowBlock, padding
 // rows zero. One chain an element over the rows in order, going on from what dW holds. The buffers
 // are scratch that the caller keeps between calls.
 template <class T>

@@ -131,6 +131,9 @@ struct AdamWArgs {
 
 template <class T>
 struct KernelsOf {
+  // A chain of `gemm` over k may be cut, and go on through c, at multiples of this. Where k are
+  // rows of samples, units of them are padded to it (train/learner.h).
+  idx row_block;
   // Rows [m0, m1) times panels [p0, p1) of args. `scratch`: at least kGemmScratch floats.
   void (*gemm)(const GemmArgs<T>& args, idx m0, idx m1, idx p0, idx p1, float* scratch);
   // Packs rows [32 p0, 32 p1) of src (N, K) f32, reduction over K.

@@ -21,7 +21,7 @@ inline constexpr idx kPanel = 32;  // columns of a packed panel
 template <class T>
 inline constexpr idx kTogether = sizeof(T) == 2 ? 2 : 1;
 inline constexpr idx kKeyBlock = 32;  // keys of an attention block; tokens of a KV page
-inline constexpr idx kRowBlock = 32;  // rows of a reduction block: each unit starts one
+inline constexpr idx kRowBlock = 32;  // a multiple of every path's row_block
 
 // The row stride of matrices as wide as the vocabulary. Rows a multiple of 4 KB apart would share
 // the same few sets of every cache, and a block of them could not stay in any: they move on by one

@@ -222,12 +222,17 @@ constexpr idx kBlockRows = sizeof(T) == 2 ? kTileBlock : kMicroRows<T>;
 // A tile wants the k of a row side by side.
 template <class T>
 constexpr bool kLeftInRows = sizeof(T) == 2;
+// k that are summed before they are added to a chain.
+template <class T>
+constexpr idx kChainBlock = sizeof(T) == 2 ? kTileK : kTogether<T>;
 using MicroSession = TileSession;
 #else
 template <class T>
 constexpr idx kBlockRows = kMicroRows<T>;
 template <class T>
 constexpr bool kLeftInRows = false;
+template <class T>
+constexpr idx kChainBlock = kTogether<T>;
 struct MicroSession {};  // what a kernel opens before its first product
 #endif
 

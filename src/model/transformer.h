@@ -102,7 +102,7 @@ class Transformer {
   // The same of the vocabulary's entries [first, first + count) alone, first a multiple of kPanel.
   void LogitsOf(const T* hidden, idx m, idx first, idx count, float* logits, idx ldl);
   // dhidden (m, ld()) f32 = dlogits E; d(head) += dlogits^T hidden (null: it is frozen). m is a
-  // multiple of kRowBlock. dlogits (m, ldl) are of the entries [first, first + count), first a
+  // multiple of RowBlock. dlogits (m, ldl) are of the entries [first, first + count), first a
   // multiple of kPad: part by part from entry 0 on, without another gradient in between, gives the
   // bits of one call.
   void LogitsGrad(float* dhidden, float* dhead, const T* dlogits, idx ldl, idx first, idx count,
@@ -123,7 +123,7 @@ class Transformer {
 
   // Backward through all layers; those of segments that hold residuals only are first run forward
   // again, one layer at a time (their pages, and their prefix's, must still be there). `rows`:
-  // units in order, each padded to kRowBlock; `dresidual` (rows, ld()) f32: in, the gradient by the
+  // units in order, each padded to RowBlock; `dresidual` (rows, ld()) f32: in, the gradient by the
   // last layer's output; out, by the embeddings. Gradients are added to the slab `grad` (laid out
   // as weights.h says). Chains over rows go on from call to call, so cutting the rows into several
   // calls (at units) changes no bit. `layer_done(l)`, if there is one, is called when a layer's

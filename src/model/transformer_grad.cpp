@@ -289,7 +289,7 @@ void Transformer<T>::BackwardLayers(float* dresidual, std::span<const GradRow<T>
                                     const std::function<void(idx)>& layer_done) {
   const idx m = static_cast<idx>(rows.size());
   if (m == 0) return;
-  OPO_CHECK(m % kRowBlock == 0);
+  OPO_CHECK(m % RowBlock<T>() == 0);
   const KernelsOf<T>& kernels = ActiveKernels().of<T>();
   const ActivationLayout<T>& at = pool_.activations();
   const idx d = config().hidden_size;

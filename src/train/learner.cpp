@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "kernels/gemm.h"
 #include "model/seals.h"
 
 namespace opo {
@@ -156,7 +157,7 @@ std::vector<typename Learner<T>::PlannedUnit> Learner<T>::Plan(std::span<const L
       if (sample.record() != Record::kNone) taped += sample.length();
     }
   }
-  rows = RoundUp(rows, kRowBlock);
+  rows = RoundUp(rows, RowBlock<T>());
   for (const Record record : {Record::kAll, Record::kResiduals}) {
     bytes = (rows - taped) * row_bytes(record) + taped * row_bytes(Record::kNone);
     if (bytes > config_.memory_bytes) continue;
@@ -241,6 +242,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
                                const std::function<void(idx)>& layer_done, LearnResult& result) {
   const ModelConfig& model = model_.config();
   const idx kv_width = model.num_kv_heads * model.head_dim;
+  const idx row_block = RowBlock<T>();
   MicroBatch micro;
   std::size_t num_segments = 0;
   for (const PlannedUnit& u : units) num_segments += static_cast<std::size_t>(u.unit.num_samples);
@@ -316,7 +318,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
       }
       result.rows_learned += count;
     }
-    while (!unit.joins && micro.head_rows.size() % kRowBlock != 0) {
+    while (!unit.joins && micro.head_rows.size() % row_block != 0) {
       micro.head_rows.push_back({});
       micro.targets.push_back({});
     }
@@ -329,7 +331,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
       }
       result.rows_learned += unit.prefix_rows;
     }
-    while (!unit.joins && micro.rows.size() % kRowBlock != 0) {
+    while (!unit.joins && micro.rows.size() % row_block != 0) {
       micro.rows.push_back({});
       micro.row_tokens.push_back(-1);
       ++result.rows_padding;

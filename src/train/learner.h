@@ -113,7 +113,6 @@ struct Unit {
   bool joins = false;  // the next unit's rows follow without padding: both are of one pack
   idx sample_rows = 0, prefix_rows = 0;
   idx rows() const { return sample_rows + (last ? prefix_rows : 0); }
-  idx padded_rows() const { return RoundUp(rows(), kRowBlock); }  // where it stands alone
 };
 std::vector<Unit> CutUnits(std::span<const LearnGroup> groups, idx unit_tokens, bool pack = false);
 

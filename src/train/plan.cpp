@@ -5,7 +5,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "kernels/layout.h"
+#include "kernels/gemm.h"
 #include "model/load.h"
 #include "train/critic.h"
 #include "train/floor.h"
@@ -80,7 +80,7 @@ struct Sizes {
   }
   // `scores`: log-probs of whole samples are computed too.
   idx head(const StepShape& step, bool scores) const {
-    const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, kRowBlock));
+    const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, RowBlock<T>()));
     const idx ld_v = WideStride(vocab);
     const idx columns = std::min(vocab, kHeadColumns);
     // The packed operands of the weight gradients serve all layers too.
@@ -130,7 +130,7 @@ LearnerPeak SimulateLearner(const TrainConfig& config, const Sizes<T>& sizes, co
     for (const Unit& unit : units) {
       const idx taped_rows = static_cast<idx>(static_cast<double>(unit.sample_rows) * taped) +
                              (prompts_taped ? unit.prefix_rows : 0);
-      const idx rows = RoundUp(unit.sample_rows + unit.prefix_rows, kRowBlock);
+      const idx rows = RoundUp(unit.sample_rows + unit.prefix_rows, RowBlock<T>());
       const auto bytes_of = [&](Record record) {
         return (rows - taped_rows) * sizes.micro_batch_row(record) +
                taped_rows * sizes.micro_batch_row(Record::kNone);
@@ -145,7 +145,7 @@ LearnerPeak SimulateLearner(const TrainConfig& config, const Sizes<T>& sizes, co
       now.records += sizes.record(run, record);
       now.pages += CeilDiv(run, kKeyBlock) * sizes.page;
       now.forward_rows += run;
-      now.backward_rows += unit.padded_rows();
+      now.backward_rows += RoundUp(unit.rows(), RowBlock<T>());
       if (first) now.prefix_grads += unit.prefix_rows * sizes.prefix_grad_row;
       if (record == Record::kResiduals) peak.rows_rerun += run;
     }
@@ -345,7 +345,7 @@ MemoryPlan PlanFor(const TrainConfig& config, const ModelConfig& m, idx prompt_t
   plan.least_rows = RoundUp(std::max(step.tokens, std::min(config.train.unit_tokens,
                                                            config.rollout.samples * step.tokens)) +
                                 step.shared,
-                            kRowBlock);
+                            RowBlock<T>());
   plan.budget =
       config.run.memory_mb > 0 ? config.run.memory_mb << 20 : AvailableMemoryBytes() / 10 * 7;
   PlanParts<T>(config, m, step, plan);  // with neither tape nor micro-batch

@@ -126,7 +126,8 @@ void PacksGiveTheSameBitsInAnyMemory() {
   SetNumThreads(0);
 }
 
-// 40 times the six sequences of 4 to 103 rows: 9000 rows, of which 5080 more were padding.
+// 40 times the six sequences of 4 to 103 rows: 9000 rows, of which 5080 more were padding
+// on AMX.
 TEST(SftLoss, PacksLeaveLittlePadding) {
   const GoldenLoss golden;
   std::vector<LearnGroup> many;
