@@ -11,14 +11,22 @@ namespace {
 
 constexpr idx kLeftBytes = idx{640} << 10;  // of a block of the left operand: it stays in L2
 
-// Rows of a block: as many as the cache holds, and blocks as even as whole panels allow.
+// Rows of a block: as many as the cache holds, or somewhat fewer where blocks are more even so (the
+// threads get as many blocks each, and one that is short leaves its thread idle).
 template <class T>
 idx RowsOfBlock(const GemmArgs<T>& args) {
   const idx row_bytes =
       (args.to_f32() ? std::min(args.k, kGemmK) : args.k) * static_cast<idx>(sizeof(T));
   idx most = kGemmRows;
   while (most > kPanel && most * row_bytes > kLeftBytes) most = most / 2 / kPanel * kPanel;
-  return RoundUp(CeilDiv(args.m, CeilDiv(args.m, most)), kPanel);
+  const idx panels = CeilDiv(args.m, kPanel);
+  const idx least_blocks = CeilDiv(args.m, most);
+  const auto missing = [&](idx blocks) { return CeilDiv(panels, blocks) * blocks - panels; };
+  idx best = least_blocks;
+  for (idx blocks = best + 1; blocks <= least_blocks + least_blocks / 4; ++blocks) {
+    if (missing(blocks) < missing(best)) best = blocks;
+  }
+  return CeilDiv(panels, best) * kPanel;
 }
 
 // Panels of a task: few enough tasks that a block of A is read for many panels (and that handing
