@@ -314,6 +314,7 @@ void PackLeft(T* packed, const T* src, idx lds, idx num_k, idx m, idx p0, idx p1
 
 template <class T>
 void FillGemm(KernelsOf<T>& table) {
+  static_assert(kRowBlock % kChainBlock<T> == 0);
   table.row_block = kChainBlock<T>;
   table.gemm = Gemm<T>;
   table.pack = Pack<T>;
