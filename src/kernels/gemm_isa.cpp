@@ -91,12 +91,19 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, i
   }
 }
 
-// What follows panel p of a task that begins with panel p0.
+// What follows panel p of a task of panels [p0, p1): its next panel, the first one's next block of
+// k, or the next task's first panel.
 template <class T>
-Next<T> After(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p, idx k0) {
+Next<T> After(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, idx p, idx k0, idx block_k) {
   Next<T> next;
   if (m1 - m0 <= kBlockRows<T>) return next;  // one block of rows streams its panels anyway
-  if ((p + 1) * kPanel < g.n) next.panel = g.b + (p + 1) * g.b_panel + k0 * kPanel;
+  if (p + 1 < p1) {
+    next.panel = g.b + (p + 1) * g.b_panel + k0 * kPanel;
+  } else if (k0 + block_k < g.k) {
+    next.panel = g.b + p0 * g.b_panel + (k0 + block_k) * kPanel;
+  } else if (p1 * kPanel < g.n) {
+    next.panel = g.b + p1 * g.b_panel;
+  }
   next.rows = m1 - m0;
   next.left = p == p0;
   return next;
@@ -143,7 +150,7 @@ void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratc
     const idx k1 = Min(g.k, k0 + kGemmK);
     const bool from_c = g.output == GemmOutput::kAccumulateF32 || k0 > 0;
     for (idx p = p0; p < whole_panels; p += at_once) {
-      Next<T> next = After(g, m0, m1, p0, p, k0);
+      Next<T> next = After(g, m0, m1, p0, p1, p, k0, kGemmK);
       next.rows_of_c = at_once == 1;
       Sums(g, m0, m1, p, Min(at_once, whole_panels - p), k0, k1, g.c + m0 * g.ldc + p * kPanel,
            g.ldc, from_c, next);
@@ -173,7 +180,7 @@ void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) 
   const idx at_once = m1 - m0 <= kFewRows ? kFewRowsPanels : 1;
   for (idx p = p0; p < p1; p += at_once) {
     const idx panels = Min(at_once, p1 - p);
-    Next<T> next = After(g, m0, m1, p0, p, 0);
+    Next<T> next = After(g, m0, m1, p0, p1, p, 0, g.k);
     for (idx m = m0; m < m1; m += kFinishRows) {
       const idx end = Min(m1, m + kFinishRows);
       next.row = m - m0;

@@ -57,7 +57,7 @@ constexpr idx VectorsOf([[maybe_unused]] idx rows) {
 #if defined(__AVX512BF16__)
   return rows > 6 ? 2 : rows > 2 ? 4 : 8;
 #elif defined(__AVX512F__)
-  return rows > (sizeof(T) == 2 ? 4 : 6) ? 2 : 4;
+  return sizeof(T) == 2 ? rows > 4 ? 2 : 4 : rows > 6 ? 2 : rows > 2 ? 4 : 8;
 #elif defined(__AVX2__)
   return rows > (sizeof(T) == 2 ? 1 : 3) ? 2 : 4;
 #else
@@ -194,19 +194,33 @@ static __attribute__((noinline)) void MicroTile(const bf16* a, idx lda, const bf
   }
 }
 
-// R rows times num_panels panels.
+// R rows times num_panels panels, kPanels at a time and what is left at once: a pass lasts as long
+// as a chain over k however few panels it has.
+template <idx R, idx kPanels, bool kPackedLeft, class T>
+static void MicroPasses(const T* a, idx lda, const T*& b, idx panel_size, idx& num_panels,
+                        idx num_k, float*& c, idx ldc, bool from_c, const Ahead& ahead) {
+  for (; num_panels >= kPanels; num_panels -= kPanels) {
+    MicroTile<R, kPanels * kPanelVectors, kPackedLeft>(a, lda, b, panel_size, num_k, c, ldc, from_c,
+                                                       ahead);
+    b += kPanels * panel_size;
+    c += kPanels * kPanel;
+  }
+  if constexpr (kPanels > 2) {
+    MicroPasses<R, kPanels - 1, kPackedLeft>(a, lda, b, panel_size, num_panels, num_k, c, ldc,
+                                             from_c, ahead);
+  }
+}
+
 template <idx R, bool kPackedLeft, class T>
 static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_panels, idx num_k,
                       float* c, idx ldc, bool from_c, const Ahead& ahead) {
   constexpr idx kVectors = VectorsOf<T>(R);
-  constexpr idx kPanels = kVectors > kPanelVectors ? kVectors / kPanelVectors : 1;
   constexpr idx kPart = kVectors < kPanelVectors ? kVectors : kPanelVectors;  // of one panel
-  idx p = 0;
-  for (; kPanels > 1 && p + kPanels <= num_panels; p += kPanels) {
-    MicroTile<R, kPanels * kPanelVectors, kPackedLeft>(a, lda, b + p * panel_size, panel_size,
-                                                       num_k, c + p * kPanel, ldc, from_c, ahead);
+  if constexpr (kVectors > kPanelVectors) {
+    MicroPasses<R, kVectors / kPanelVectors, kPackedLeft>(a, lda, b, panel_size, num_panels, num_k,
+                                                          c, ldc, from_c, ahead);
   }
-  for (; p < num_panels; ++p) {
+  for (idx p = 0; p < num_panels; ++p) {
     for (idx v = 0; v < kPanelVectors; v += kPart) {
       MicroTile<R, kPart, kPackedLeft>(a, lda, b + p * panel_size + v * kVecLanes * kTogether<T>,
                                        panel_size, num_k, c + p * kPanel + v * kVecLanes, ldc,
