@@ -9,6 +9,7 @@
 namespace opo {
 namespace {
 
+constexpr idx kPackRows = 256;              // times panels: of a task of packing, about
 constexpr idx kLeftBytes = idx{640} << 10;  // of a block of the left operand: it stays in L2
 
 // Rows of a block: as many as the cache holds, or somewhat fewer where blocks are more even so (the
@@ -59,9 +60,18 @@ void Multiply(const GemmArgs<T>& args) {
   OPO_CHECK(args.a_packed || args.lda >= RoundUp(args.k, 2));
   const auto kernel = ActiveKernels().of<T>().gemm;
   const idx num_panels = CeilDiv(args.n, kPanel);
-  const idx block_rows = RowsOfBlock(args);
+  idx block_rows = RowsOfBlock(args);
+  // Where a block of rows meets all panels at once (few terms a sum), tasks are rows: rows of c
+  // pass whole.
+  const bool by_rows =
+      args.a_packed &&
+      num_panels * PanelSize(args.k) * static_cast<idx>(sizeof(T)) <= kGemmPanelsBytes;
+  if (by_rows) {
+    const idx row_panels = CeilDiv(args.m, kPanel);
+    block_rows = std::min(block_rows, PanelsOfTask(args.m, row_panels, 1) * kPanel);
+  }
   const idx row_blocks = CeilDiv(args.m, block_rows);
-  const idx per_task = PanelsOfTask(args.m, num_panels, row_blocks);
+  const idx per_task = by_rows ? num_panels : PanelsOfTask(args.m, num_panels, row_blocks);
   const idx tasks_a_block = CeilDiv(num_panels, per_task);
   ParallelFor(row_blocks * tasks_a_block, [&](idx task) {
     const idx m0 = task / tasks_a_block * block_rows;
@@ -197,9 +207,11 @@ void WeightGradScratch<T>::PackX(const T* src, idx lds, idx k, idx rows) {
   x.PackTransposed(src, lds, rows, k);
 }
 
+namespace {
+
+// dW += dy^T x, both packed.
 template <class T>
-void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, WeightGradScratch<T>& scratch) {
-  scratch.dy.PackTransposed(dy, ldy, scratch.x.k, n);
+void AddPacked(float* dw, idx ldw, idx n, const WeightGradScratch<T>& scratch) {
   GemmArgs<T> args;
   args.a = scratch.dy.data.data();
   args.a_packed = true;
@@ -210,12 +222,35 @@ void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, WeightGradScrat
   Gemm(args, scratch.x);
 }
 
+}  // namespace
+
+template <class T>
+void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, WeightGradScratch<T>& scratch) {
+  scratch.dy.PackTransposed(dy, ldy, scratch.x.k, n);
+  AddPacked(dw, ldw, n, scratch);
+}
+
 template <class T>
 void WeightGrad(float* dw, idx ldw, const T* dy, idx ldy, idx n, const T* x, idx ldx, idx k,
                 idx rows, WeightGradScratch<T>& scratch) {
   if (rows == 0) return;
-  scratch.PackX(x, ldx, k, rows);
-  WeightGrad(dw, ldw, dy, ldy, n, scratch);
+  OPO_CHECK(rows % RowBlock<T>() == 0);
+  scratch.x.Resize(k, rows);
+  scratch.dy.data.Reserve(PackedSize(n, rows));
+  // Both at once, some panels a task: with few rows handing out tasks would take longer than they
+  // do. A thread packs the part of dy that it multiplies, so that this need not come from another
+  // one's cache.
+  const auto& kernels = ActiveKernels().of<T>();
+  const idx x_panels = CeilDiv(k, kPanel);
+  const idx dy_panels = CeilDiv(n, kPanel);
+  const idx tasks = CeilDiv((x_panels + dy_panels) * rows, kPackRows);
+  ParallelFor(tasks, [&](idx task) {
+    kernels.pack_left(scratch.dy.data.data(), dy, ldy, rows, n, dy_panels * task / tasks,
+                      dy_panels * (task + 1) / tasks);
+    kernels.pack_t(scratch.x.data.data(), x, ldx, rows, k, x_panels * task / tasks,
+                   x_panels * (task + 1) / tasks);
+  });
+  AddPacked(dw, ldw, n, scratch);
 }
 
 template struct PackedMatrix<float>;

@@ -53,12 +53,9 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, i
     }
     if (!next.rows_of_c) return ahead;
     const bool wraps = first + count >= m1 - m0;  // to the next panel's first rows
-    const float* rows = wraps ? c + kPanel : c + (first + count) * ldc;
-    const idx num_rows = Min(kBlockRows<T>, wraps ? m1 - m0 : m1 - m0 - first - count);
-    for (idx r = 0; r < num_rows; ++r) {
-      __builtin_prefetch(rows + r * ldc, 1, 3);
-      __builtin_prefetch(rows + r * ldc + kLanes, 1, 3);
-    }
+    const float* rows = wraps ? c + num_panels * kPanel : c + (first + count) * ldc;
+    AskForRows(rows, ldc, Min(kBlockRows<T>, wraps ? m1 - m0 : m1 - m0 - first - count));
+    ahead.rows_of_c = true;
     return ahead;
   };
   if (!g.a_packed) {
@@ -91,21 +88,20 @@ void Sums(const GemmArgs<T>& g, idx m0, idx m1, idx p, idx num_panels, idx k0, i
   }
 }
 
-// What follows panel p of a task of panels [p0, p1): its next panel, the first one's next block of
-// k, or the next task's first panel.
+// What follows the panels before `end` of a task of panels [p0, p1): its next panel, the first
+// one's next block of k, or the next task's first panel.
 template <class T>
-Next<T> After(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, idx p, idx k0, idx block_k) {
+Next<T> After(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, idx end, idx k0, idx block_k) {
   Next<T> next;
   if (m1 - m0 <= kBlockRows<T>) return next;  // one block of rows streams its panels anyway
-  if (p + 1 < p1) {
-    next.panel = g.b + (p + 1) * g.b_panel + k0 * kPanel;
+  if (end < p1) {
+    next.panel = g.b + end * g.b_panel + k0 * kPanel;
   } else if (k0 + block_k < g.k) {
     next.panel = g.b + p0 * g.b_panel + (k0 + block_k) * kPanel;
   } else if (p1 * kPanel < g.n) {
     next.panel = g.b + p1 * g.b_panel;
   }
   next.rows = m1 - m0;
-  next.left = p == p0;
   return next;
 }
 
@@ -145,15 +141,22 @@ void Finish(const GemmArgs<T>& g, idx m0, idx m1, idx p, const float* sums, idx 
 template <class T>
 void GemmF32(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) {
   const idx whole_panels = Min(p1, g.n / kPanel);
-  const idx at_once = m1 - m0 <= kFewRows ? kFewRowsPanels : 1;
   for (idx k0 = 0; k0 < g.k; k0 += kGemmK) {
     const idx k1 = Min(g.k, k0 + kGemmK);
+    const idx panel_bytes = (k1 - k0) * kPanel * static_cast<idx>(sizeof(T));
+    idx at_once = 1;
+    if (m1 - m0 <= kFewRows) {
+      at_once = kFewRowsPanels;
+    } else if (g.a_packed && 2 * panel_bytes <= kGemmPanelsBytes) {
+      at_once = kGemmPanelsBytes / panel_bytes;
+    }
     const bool from_c = g.output == GemmOutput::kAccumulateF32 || k0 > 0;
     for (idx p = p0; p < whole_panels; p += at_once) {
-      Next<T> next = After(g, m0, m1, p0, p1, p, k0, kGemmK);
-      next.rows_of_c = at_once == 1;
-      Sums(g, m0, m1, p, Min(at_once, whole_panels - p), k0, k1, g.c + m0 * g.ldc + p * kPanel,
-           g.ldc, from_c, next);
+      const idx panels = Min(at_once, whole_panels - p);
+      Next<T> next = After(g, m0, m1, p0, p1, p + panels, k0, kGemmK);
+      next.left = p == p0;
+      next.rows_of_c = m1 - m0 > kFewRows;
+      Sums(g, m0, m1, p, panels, k0, k1, g.c + m0 * g.ldc + p * kPanel, g.ldc, from_c, next);
     }
     if (whole_panels == p1) continue;
     const idx columns = g.n - whole_panels * kPanel;  // of the last, partial panel
@@ -180,7 +183,8 @@ void Gemm(const GemmArgs<T>& g, idx m0, idx m1, idx p0, idx p1, float* scratch) 
   const idx at_once = m1 - m0 <= kFewRows ? kFewRowsPanels : 1;
   for (idx p = p0; p < p1; p += at_once) {
     const idx panels = Min(at_once, p1 - p);
-    Next<T> next = After(g, m0, m1, p0, p1, p, 0, g.k);
+    Next<T> next = After(g, m0, m1, p0, p1, p + panels, 0, g.k);
+    next.left = p == p0;
     for (idx m = m0; m < m1; m += kFinishRows) {
       const idx end = Min(m1, m + kFinishRows);
       next.row = m - m0;

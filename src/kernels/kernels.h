@@ -241,6 +241,9 @@ inline constexpr idx kDotBlock = 512;   // elements that dot_rows sums in f32; a
 inline constexpr idx kHeadBlock = 512;  // vocabulary entries a block sum covers; a multiple of kPad
 inline constexpr idx kGemmRows = 512;   // rows of a GEMM block, at most; a multiple of kPanel
 inline constexpr idx kGemmK = 2048;     // k of a GEMM block; longer sums go through memory
+// Of packed activations, which are in the cache, a block of rows meets this much one panel after
+// the other: its rows of c pass in longer stretches.
+inline constexpr idx kGemmPanelsBytes = idx{80} << 10;
 inline constexpr idx kGemmScratch = kGemmRows * kPanel;
 // Floats of scratch that `attention` and `attention_grad` need.
 idx AttentionScratch(const AttentionShape& shape);

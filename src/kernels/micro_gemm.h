@@ -79,12 +79,13 @@ struct Ahead {
   idx right_step;
   const char* left;
   idx left_step;
+  bool rows_of_c;  // of the next panel of these rows as well
 };
 
 // Nothing new: what is read at any rate. (To ask for address 0 is to walk the page tables.)
 OPO_INLINE Ahead NothingAhead(const void* here) {
   const auto* at = static_cast<const char*>(here);
-  return {at, 0, at, 0};
+  return {at, 0, at, 0, false};
 }
 
 OPO_INLINE void Ask(Ahead& ahead) {
@@ -92,6 +93,14 @@ OPO_INLINE void Ask(Ahead& ahead) {
   __builtin_prefetch(ahead.left, 0, 2);
   ahead.right += ahead.right_step;
   ahead.left += ahead.left_step;
+}
+
+// A panel's part of rows of c: each is two lines of a page of its own, which no hardware foresees.
+OPO_INLINE void AskForRows(const float* c, idx ldc, idx num_rows) {
+  for (idx r = 0; r < num_rows; ++r) {
+    __builtin_prefetch(c + r * ldc, 1, 3);
+    __builtin_prefetch(c + r * ldc + kLanes, 1, 3);
+  }
 }
 
 // The left operand `a`: row-major with stride lda, or (kPackedLeft) rows of a packed panel.
@@ -221,6 +230,7 @@ static void MicroRows(const T* a, idx lda, const T* b, idx panel_size, idx num_p
                                                           c, ldc, from_c, ahead);
   }
   for (idx p = 0; p < num_panels; ++p) {
+    if (ahead.rows_of_c && p + 1 < num_panels) AskForRows(c + (p + 1) * kPanel, ldc, R);
     for (idx v = 0; v < kPanelVectors; v += kPart) {
       MicroTile<R, kPart, kPackedLeft>(a, lda, b + p * panel_size + v * kVecLanes * kTogether<T>,
                                        panel_size, num_k, c + p * kPanel + v * kVecLanes, ldc,
