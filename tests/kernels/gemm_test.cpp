@@ -113,6 +113,9 @@ template <class T>
 void CheckShapes() {
   for (idx m = 1; m <= 25; ++m) CheckShape<T>(m, 37, 45);  // every residue of every block of rows
   for (const idx n : {1, 15, 16, 17, 31, 32, 33, 64, 95}) CheckShape<T>(13, n, 34);
+  for (const idx m : {1, 2, 5}) {  // few rows take several panels a pass, and the rest at once
+    for (idx n = 33; n <= 13 * kPanel; n += kPanel) CheckShape<T>(m, n, 6);
+  }
   for (const idx k : {1, 2, 3, 31, 32, 33, 63, 64}) CheckShape<T>(5, 33, k);
   for (const idx k : {2047, 2048, 2049, 4131}) CheckShape<T>(3, 40, k);  // more than a block of k
   CheckShape<T>(2 * kGemmRows + 7, 65, 19);
@@ -392,6 +395,11 @@ TEST_P(GemmTest, WeightGradAgreesWithDoublePrecision) {
   for (const idx rows : {1, 35, 96, 2110}) {
     CheckWeightGrad<bf16>(45, 39, RoundUp(rows, RowBlock<bf16>()));
     CheckWeightGrad<float>(45, 39, RoundUp(rows, RowBlock<float>()));
+  }
+  // Several panels to a block of rows: by rows, by panels in tasks of some, by each.
+  for (const idx rows : {32, 128, 512}) {
+    CheckWeightGrad<bf16>(203, 615, rows);
+    CheckWeightGrad<float>(203, 615, rows);
   }
 }
 TEST_P(GemmTest, WeightGradMayBeCutAnywhereAndReorderedNowhere) {
