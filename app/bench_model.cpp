@@ -274,6 +274,7 @@ class StepBench {
       learn.push_back(
           {&group, std::vector<double>(group.rollouts.size(), 1.0 / static_cast<double>(tokens)),
            static_cast<idx>(learn.size())});
+      learn.back().on_policy = true;
     }
     return learn;
   }

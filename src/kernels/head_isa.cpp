@@ -48,6 +48,25 @@ TokenStats HeadStats(float* logits, idx vocab, float inv_temp, TokenId target, f
   return stats;
 }
 
+void HeadPart(float* logits, idx count, float inv_temp, float known_max, TokenId target,
+              HeadParts& parts) {
+  const idx padded = RoundUp(count, kPad);
+  for (idx i = count; i < padded; ++i) logits[i] = -__builtin_inff();
+  f32x16 lanes_max = Splat(parts.max);
+  for (idx begin = 0; begin < padded; begin += kHeadBlock) {
+    const idx end = begin + kHeadBlock < padded ? begin + kHeadBlock : padded;
+    f32x16 e_sum{};
+    for (idx i = begin; i < end; i += kLanes) {
+      const f32x16 s = Load(logits + i) * inv_temp;
+      lanes_max = Max(lanes_max, s);
+      e_sum = e_sum + Exp(s - known_max);
+    }
+    parts.sum += SumLanes(e_sum);
+  }
+  parts.max = MaxLanes(lanes_max);
+  if (target >= 0) parts.target_margin = logits[target] * inv_temp - known_max;
+}
+
 TokenId HeadPick(const float* logits, idx vocab, float inv_temp, float max, const float* block_sums,
                  double u) {
   const idx num_blocks = (vocab + kHeadBlock - 1) / kHeadBlock;
@@ -125,6 +144,7 @@ template void FillHead<float>(KernelsOf<float>& table);
 
 void FillHeadShared(Kernels& table) {
   table.head_stats = HeadStats;
+  table.head_part = HeadPart;
   table.head_pick = HeadPick;
 }
 

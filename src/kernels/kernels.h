@@ -6,6 +6,7 @@
 // by x. Sums over a row: 16 lanes over ascending columns, then the tree of kernels/simd.h.
 #pragma once
 
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -109,6 +110,20 @@ struct TokenStats {
   float lse = 0;
   float max = 0;  // of s; logprob = (s[target] - max) - log_sum, in this order
   float log_sum = 0;
+};
+
+// The softmax's normaliser of a row: lse = max + log_sum, in this order.
+struct SoftmaxNorm {
+  float max = 0;
+  float log_sum = 0;
+  float lse() const { return max + log_sum; }
+};
+
+// What head_part has seen of a row whose maximum was known before.
+struct HeadParts {
+  float max = -std::numeric_limits<float>::infinity();
+  float sum = 0;            // of exp(s - the known maximum)
+  float target_margin = 0;  // s[target] - the known maximum
 };
 
 // RMSNorm of each head of q and k, with weights (Dh), padded to 16.
@@ -216,6 +231,11 @@ struct Kernels {
   // max), for head_pick.
   TokenStats (*head_stats)(float* logits, idx vocab, float inv_temp, TokenId target,
                            float* block_sums);
+  // The same of a part of the row, `count` entries of it; parts are given in ascending order, and
+  // all but the last are multiples of kHeadBlock: `parts.sum` then has the bits of head_stats' own.
+  // target -1: it is none of them.
+  void (*head_part)(float* logits, idx count, float inv_temp, float known_max, TokenId target,
+                    HeadParts& parts);
   // The token whose slice of the cumulative distribution holds u in [0, 1).
   TokenId (*head_pick)(const float* logits, idx vocab, float inv_temp, float max,
                        const float* block_sums, double u);

@@ -297,6 +297,7 @@ void Generate(Transformer<T>& model, const Tokenizer& tokenizer, std::span<Rollo
       rollout.logprobs.push_back(token.logprob);
       rollout.entropies.push_back(token.entropy);
       rollout.sum_sqs.push_back(token.sum_sq);
+      rollout.norms.push_back(token.norm);
       if (model.config().has_values) rollout.values.push_back(values[static_cast<idx>(i)]);
       rollout.seals.push_back(SealOfToken(rollout, rollout.tokens.size() - 1));
       const SamplingConfig& own = ConfigOf(groups[static_cast<std::size_t>(slot.group)], config);

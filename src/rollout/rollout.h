@@ -24,6 +24,9 @@ struct Rollout {
   std::vector<float> logprobs;  // of each token, under softmax(logits / T)
   std::vector<float> entropies;
   std::vector<float> sum_sqs;  // sum over the vocabulary of p^2
+  // Of the softmax that each token was drawn from; empty where it was not sampled here. They save
+  // the learner the logits of a whole row at once (LearnGroup::on_policy), and E1 proves them.
+  std::vector<SoftmaxNorm> norms;
   // A hash of each token and its three numbers, taken when it was sampled (FirstBrokenToken). Of
   // given answers the numbers may be absent: they are there where something asks for them.
   std::vector<std::uint64_t> seals;

@@ -119,6 +119,7 @@ SampledToken SampleToken(float* logits, idx vocab, const SamplingConfig& config,
   out.logprob = (logits[out.token] * inv_temp - stats.max) - stats.log_sum;
   out.entropy = stats.entropy;
   out.sum_sq = stats.sum_sq;
+  out.norm = {stats.max, stats.log_sum};
   return out;
 }
 

@@ -14,6 +14,7 @@ struct SampledToken {
   float logprob = 0;
   float entropy = 0;
   float sum_sq = 0;
+  SoftmaxNorm norm;
 };
 
 // What came before the token.

@@ -38,6 +38,7 @@ void Score(Transformer<T>& model, std::span<RolloutGroup> groups, float inv_temp
         }
         ++next;
         rollout.seals.clear();
+        rollout.norms.clear();
         const std::size_t of_logits = config.has_logits ? rollout.tokens.size() : 0;
         rollout.logprobs.assign(of_logits, 0);
         rollout.entropies.assign(of_logits, 0);

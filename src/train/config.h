@@ -210,6 +210,8 @@ bool NeedsGreedy(const TrainConfig& config);  // an answer of likeliest tokens t
 // others. A batch's first update has those of sampling.
 bool NeedsPolicyScores(const TrainConfig& config);
 idx UpdatesPerBatch(const TrainConfig& config);
+// A batch's update number `update` is by the weights that sampled it (LearnGroup::on_policy).
+bool LearnsOnPolicy(const TrainConfig& config, idx update);
 bool NeedsCritic(const TrainConfig& config);
 bool SharesCritic(const TrainConfig& config);  // the policy has a value head
 double ValueClip(const TrainConfig& config);   // critic.clip_value; 0: none

@@ -195,6 +195,10 @@ idx UpdatesPerBatch(const TrainConfig& config) {
   return CeilDiv(config.rollout.prompts, MiniBatchPrompts(config)) * config.train.epochs;
 }
 
+bool LearnsOnPolicy(const TrainConfig& config, idx update) {
+  return update == 0 && config.algorithm.entropy_coef == 0;
+}
+
 idx NumShards(const TrainConfig& config) { return std::max<idx>(1, config.train.shards); }
 
 idx EvalMaxNewTokens(const TrainConfig& config) {

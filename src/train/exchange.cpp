@@ -38,6 +38,7 @@ void PackRollout(Packer& out, const Rollout& r) {
   out.Put(r.logprobs);
   out.Put(r.entropies);
   out.Put(r.sum_sqs);
+  out.Put(r.norms);
   out.Put(r.reference_logprobs);
   out.Put(r.values);
   out.Put(r.seals);
@@ -59,6 +60,7 @@ void UnpackRollout(Unpacker& in, Rollout& r) {
   in.Get(r.logprobs);
   in.Get(r.entropies);
   in.Get(r.sum_sqs);
+  in.Get(r.norms);
   in.Get(r.reference_logprobs);
   in.Get(r.values);
   in.Get(r.seals);

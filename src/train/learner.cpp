@@ -110,6 +110,7 @@ struct Learner<T>::MicroBatch {
     idx token = 0;
     double weight = 0;
     idx body_row = 0;
+    bool known = true;  // the softmax's norm, before the logits are
   };
   std::vector<std::unique_ptr<OpenGroup>> groups;
   std::vector<Segment<T>> segments;
@@ -294,6 +295,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
       if (rollout.tokens.empty()) continue;
       const auto& input = micro.inputs.emplace_back(SampleInput(group, rollout));
       const idx count = static_cast<idx>(input.size());
+      const bool known = learn.on_policy && rollout.norms.size() == rollout.tokens.size();
       Segment<T>* segment =
           taped == nullptr ? nullptr : &taped->samples[static_cast<std::size_t>(s)];
       if (segment != nullptr && segment->record() != Record::kNone) {
@@ -311,7 +313,7 @@ void Learner<T>::RunMicroBatch(std::span<const LearnGroup> groups,
         if (rollout.learns(r)) {
           micro.head_rows.push_back({segment, r});
           micro.targets.push_back({&group, &rollout, r, learn.weights[static_cast<std::size_t>(s)],
-                                   static_cast<idx>(micro.rows.size())});
+                                   static_cast<idx>(micro.rows.size()), known});
         }
         micro.rows.push_back({segment, r});
         micro.row_tokens.push_back(input[static_cast<std::size_t>(r)]);
@@ -359,7 +361,6 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
   const idx body_rows = static_cast<idx>(micro.rows.size());
   const idx chunk_rows = std::min(kHeadRows, num_rows);
   hidden_.Reserve(chunk_rows * ld);
-  if (model.has_logits) logits_.Reserve(chunk_rows * ld_logits);
   if (model.has_values) values_.Reserve(chunk_rows);
   if (loss != nullptr) {
     if (model.has_values) dvalues_.Reserve(chunk_rows);
@@ -374,12 +375,21 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
     const std::span<const GradRow<T>> chunk =
         std::span<const GradRow<T>>(micro.head_rows)
             .subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+    const auto targets =
+        std::span(micro.targets)
+            .subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+    const bool known = model.has_logits && loss != nullptr &&
+                       std::all_of(targets.begin(), targets.end(),
+                                   [](const auto& target) { return target.known; });
     model_.FinalNorm(hidden_.data(), chunk);
-    if (model.has_logits) model_.Logits(hidden_.data(), rows, logits_.data());
+    if (model.has_logits && !known) {
+      logits_.Reserve(chunk_rows * ld_logits);
+      model_.Logits(hidden_.data(), rows, logits_.data());
+    }
     if (model.has_values) model_.Values(hidden_.data(), rows, values_.data());
     row_results.assign(static_cast<std::size_t>(rows), {});
     ParallelFor(rows, [&](idx r) {
-      const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
+      const auto& target = targets[static_cast<std::size_t>(r)];
       if (target.rollout == nullptr) {
         if (loss != nullptr && model.has_values) dvalues_[r] = 0;
         return;
@@ -387,10 +397,17 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       RowResult& out = row_results[static_cast<std::size_t>(r)];
       HeadOutput output;
       if (model.has_values) output.policy = output.value = static_cast<double>(values_[r]);
-      if (model.has_logits) {
+      if (model.has_logits) out.id = target.rollout->tokens[static_cast<std::size_t>(target.token)];
+      if (known) {
+        const SoftmaxNorm& norm = target.rollout->norms[static_cast<std::size_t>(target.token)];
+        out.stats.max = norm.max;
+        out.stats.log_sum = norm.log_sum;
+        out.stats.lse = norm.lse();
+        output.policy =
+            static_cast<double>(target.rollout->logprobs[static_cast<std::size_t>(target.token)]);
+      } else if (model.has_logits) {
         thread_local std::vector<float> block_sums;
         block_sums.resize(static_cast<std::size_t>(CeilDiv(vocab, kHeadBlock)));
-        out.id = target.rollout->tokens[static_cast<std::size_t>(target.token)];
         out.stats = kernels.head_stats(logits_.data() + r * ld_logits, vocab,
                                        config_.inv_temperature, out.id, block_sums.data());
         output.policy = static_cast<double>(out.stats.logprob);
@@ -398,6 +415,7 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       if (loss == nullptr) return;
       out.terms = (*loss)(*target.rollout, target.token, output);
       OPO_CHECK(model.has_values || out.terms.dvalue == 0);
+      OPO_CHECK(!known || out.terms.dentropy == 0);
       if (model.has_values) {
         const double dvalue = out.terms.dvalue + (model.has_logits ? 0 : out.terms.loss.dlogprob);
         dvalues_[r] = static_cast<float>(target.weight * dvalue);
@@ -405,12 +423,23 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       out.coef = static_cast<float>(target.weight * out.terms.loss.dlogprob);
       out.entropy_coef = static_cast<float>(target.weight * out.terms.dentropy);
     });
+    const auto place = [&](idx offset) { return offset < 0 ? nullptr : grad + offset; };
+    if (model.has_logits && loss != nullptr) {
+      LogitsGrad(row_results, known, place(layout_.head));
+    }
     for (idx r = 0; r < rows; ++r) {
-      const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
+      const auto& target = targets[static_cast<std::size_t>(r)];
       if (target.rollout == nullptr) continue;
-      const RowResult& out = row_results[static_cast<std::size_t>(r)];
+      RowResult& out = row_results[static_cast<std::size_t>(r)];
       bool compared = false;
       bool same = true;
+      if (known) {  // head_stats' last lines
+        const auto log_sum = static_cast<float>(std::log(static_cast<double>(out.parts.sum)));
+        same =
+            out.parts.max == out.stats.max && std::bit_cast<std::uint32_t>(log_sum) ==
+                                                  std::bit_cast<std::uint32_t>(out.stats.log_sum);
+        out.stats.logprob = out.parts.target_margin - log_sum;
+      }
       // What was recorded before, if it was; returns by how much this is less.
       const auto compare = [&](const std::vector<float>& recorded, float now) {
         if (recorded.empty()) return 0.0;
@@ -449,15 +478,13 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
       if (model.has_values) result.value_sum += static_cast<double>(values_[r]);
     }
     if (loss == nullptr) continue;
-    const auto place = [&](idx offset) { return offset < 0 ? nullptr : grad + offset; };
-    if (model.has_logits) LogitsGrad(row_results, place(layout_.head));
     if (model.has_values) {
       model_.ValuesGrad(dhidden_.data(), place(layout_.score), dvalues_.data(), hidden_.data(),
                         rows);
     }
     model_.FinalNormGrad(dhead_rows_.data(), place(layout_.final_norm), dhidden_.data(), chunk);
     for (idx r = 0; r < rows; ++r) {
-      const auto& target = micro.targets[static_cast<std::size_t>(first + r)];
+      const auto& target = targets[static_cast<std::size_t>(r)];
       if (target.rollout == nullptr) continue;
       std::memcpy(dresidual_.data() + target.body_row * ld, dhead_rows_.data() + r * ld,
                   static_cast<std::size_t>(ld) * sizeof(float));
@@ -466,24 +493,30 @@ void Learner<T>::Head(std::span<const LearnGroup>, MicroBatch& micro, const Loss
 }
 
 template <class T>
-void Learner<T>::LogitsGrad(std::span<const RowResult> results, float* dhead) {
+void Learner<T>::LogitsGrad(std::span<RowResult> results, bool known, float* dhead) {
   const auto& kernels = ActiveKernels().of<T>();
+  const auto head_part = ActiveKernels().head_part;
   const idx vocab = model_.config().vocab_size;
   const idx rows = static_cast<idx>(results.size());
   const idx ld = WideStride(std::min(vocab, kHeadColumns));
   dlogits_.Reserve(rows * ld);
+  if (known) logits_.Reserve(rows * ld);
   for (idx first = 0; first < vocab; first += kHeadColumns) {
     const idx columns = std::min(kHeadColumns, vocab - first);
+    if (known) model_.LogitsOf(hidden_.data(), rows, first, columns, logits_.data(), ld);
     ParallelFor(rows, [&](idx r) {
-      const RowResult& row = results[static_cast<std::size_t>(r)];
+      RowResult& row = results[static_cast<std::size_t>(r)];
       T* dlogits = dlogits_.data() + r * ld;
       if (row.id < 0) {
         std::fill_n(dlogits, RoundUp(columns, kPad), T{});
         return;
       }
-      const float* logits = logits_.data() + r * model_.ld_logits() + first;
+      float* logits = logits_.data() + (known ? r * ld : r * model_.ld_logits() + first);
       const bool here = row.id >= first && row.id < first + columns;
       const TokenId target = here ? static_cast<TokenId>(row.id - first) : -1;
+      if (known) {
+        head_part(logits, columns, config_.inv_temperature, row.stats.max, target, row.parts);
+      }
       if (row.terms.dentropy == 0) {
         kernels.head_grad(dlogits, logits, columns, config_.inv_temperature, row.stats.lse, target,
                           row.coef);

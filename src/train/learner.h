@@ -58,13 +58,14 @@ inline TokenLoss OnPolicyLoss(const Rollout& rollout, idx t, double) {
   return PolicyGradientLoss({.advantage = rollout.advantage_at(t)});
 }
 
-// Rows of logits that the learner holds at once; a multiple of kRowBlock. Smaller chunks make the
+// Rows whose logits the learner takes at once; a multiple of kRowBlock. Smaller chunks make the
 // head's weight gradient memory-bound, larger ones only cost memory.
 inline constexpr idx kHeadRows = 512;
-// Entries of the vocabulary whose gradient it holds at once for these rows, a multiple of kPad: few
-// enough that it is still in the cache when the products read it, and no fewer than the products
-// take at once anyway.
+// Entries of the vocabulary whose gradient, and on policy whose logits, it holds at once for these
+// rows, a multiple of kHeadBlock: few enough that it is still in the cache when the products read
+// it, and no fewer than the products take at once anyway.
 inline constexpr idx kHeadColumns = kGemmK;
+static_assert(kHeadColumns % kHeadBlock == 0);
 
 struct LearnerConfig {
   idx unit_tokens = 1024;
@@ -103,6 +104,11 @@ struct LearnGroup {
   idx tape_group = -1;  // its place on the tape; -1: it is not there
   // Its loss has terms beside the advantage's: it is learned from even where all advantages are 0.
   bool more_terms = false;
+  // Its answers were sampled by these very weights, and its loss asks nothing of the entropy: what
+  // was recorded of them (Rollout::norms, log-probs) goes into the gradient before it is compared,
+  // and no row's logits are held whole. The same bits, as long as LearnResult::mismatched_tokens is
+  // 0; where it is not, the gradient is to be thrown away.
+  bool on_policy = false;
 };
 
 // The units that a list of groups is cut into. Public for plans and tests.
@@ -173,11 +179,13 @@ class Learner {
   struct RowResult {
     TokenTerms terms;
     TokenStats stats;
+    HeadParts parts;  // where the row's norm was known: what was seen of it
     TokenId id = -1;  // -1: padding
     float coef = 0, entropy_coef = 0;
   };
-  // dhidden_ and d(head) from hidden_ and logits_.
-  void LogitsGrad(std::span<const RowResult> results, float* dhead);
+  // dhidden_ and d(head) from hidden_ and the logits: those in logits_, or, where the rows' norms
+  // are `known`, computed on the way, which fills the results' HeadParts.
+  void LogitsGrad(std::span<RowResult> results, bool known, float* dhead);
   // Throws Error(kExactness) where a segment of the tape differs from its seals.
   void CheckTaped(const Segment<T>& taped, const LearnGroup& group, idx sample) const;
   void CheckTaped(const typename Tape<T>::Group& taped, const LearnGroup& group) const;

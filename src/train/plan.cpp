@@ -78,15 +78,17 @@ struct Sizes {
     const idx norm = qk_norm ? (q + kv) * kBytes + heads * 4 + 16 : 0;
     return std::min(rows, kLayerRows) * (forward + backward + norm);
   }
-  // `scores`: log-probs of whole samples are computed too.
-  idx head(const StepShape& step, bool scores) const {
+  // `whole`: the learner has to hold the logits of whole rows. `scores`: log-probs of whole samples
+  // are computed too.
+  idx head(const StepShape& step, bool whole, bool scores) const {
     const idx rows = std::min(kHeadRows, RoundUp(step.samples * step.tokens, RowBlock<T>()));
     const idx ld_v = WideStride(vocab);
     const idx columns = std::min(vocab, kHeadColumns);
     // The packed operands of the weight gradients serve all layers too.
     const idx packed =
         PackedSize(std::max(columns, gate_up), rows) + PackedSize(std::max(d, f), rows);
-    return rows * (ld_v * 4 + WideStride(columns) * kBytes + d * (kBytes + 8)) + packed * kBytes +
+    const idx ld = WideStride(columns);
+    return rows * ((whole ? ld_v : ld) * 4 + ld * kBytes + d * (kBytes + 8)) + packed * kBytes +
            (scores ? kLogitRows : std::min(step.slots, kLogitRows)) * ld_v * 4;
   }
 };
@@ -178,12 +180,19 @@ bool OwnCritic(const TrainConfig& config) { return NeedsCritic(config) && !Share
 // A model of its own learns beside the policy.
 bool LearnsTwo(const TrainConfig& config) { return OwnCritic(config) || LearnsReward(config); }
 
+// Of some of the rows it learns from, or of some updates, the softmax's norm is not known before.
+bool NeedsWholeLogits(const TrainConfig& config) {
+  return !LearnsOnPolicy(config, UpdatesPerBatch(config) - 1) || IsGiven(config) ||
+         NeedsDemonstrations(config);
+}
+
 // The parts that follow from a step and from the budgets of tape and micro-batch.
 template <class T>
 void PlanParts(const TrainConfig& config, const ModelConfig& m, const StepShape& step,
                MemoryPlan& plan) {
   const Sizes<T> sizes(m);
-  plan.head = sizes.head(step, NeedsReference(config) || NeedsPolicyScores(config));
+  plan.head = sizes.head(step, NeedsWholeLogits(config),
+                         NeedsReference(config) || NeedsPolicyScores(config));
   // The norms' pass has a head of its own (train/sample_gradients.h).
   if ((FindAlgorithm(config.algorithm.name).needs & kNeedsGradientNorms) != 0) plan.head *= 2;
   const idx kept = PlanTape(sizes, step, plan);

@@ -309,6 +309,7 @@ class StepTimer {
         Rollout& rollout = group.rollouts.emplace_back();
         rollout.tokens = Tokens(step_.tokens, static_cast<std::uint64_t>(1000 + g * samples + s));
         rollout.logprobs.resize(rollout.tokens.size());
+        rollout.norms.resize(rollout.tokens.size());
         rollout.advantage = s % 2 == 0 ? 0.5 : -0.5;
       }
     }
@@ -318,6 +319,7 @@ class StepTimer {
     std::vector<LearnGroup> learn;
     for (const RolloutGroup& group : groups_) {
       learn.push_back({&group, std::vector<double>(group.rollouts.size(), 1e-3), -1});
+      learn.back().on_policy = LearnsOnPolicy(config_, 0) && !IsGiven(config_);
     }
     probe.learner.Accumulate(learn, OnPolicyLoss, probe.grad.data());
   }

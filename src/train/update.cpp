@@ -158,6 +158,7 @@ LearnResult Updater<T>::Step(idx step, std::span<const RolloutGroup> groups, con
   if (update == 0) loss.PutMetrics(metrics);
   auto shards = ByShard(config, groups, weights, [&](LearnGroup& learn) {
     if (update == 0) learn.tape_group = learn.group->tape_group;
+    learn.on_policy = LearnsOnPolicy(config, update);
     learn.more_terms = loss.HasMoreTerms(*learn.group);
   });
   std::vector<RolloutGroup> demonstrations;

@@ -76,6 +76,31 @@ TEST_P(HeadTest, StatisticsAgreeWithDoublePrecision) {
   }
 }
 
+// The learner that knows a row's norm takes the row in parts.
+TEST_P(HeadTest, PartsHaveTheBitsOfTheWhole) {
+  for (const idx vocab : {1, 37, 512, 513, 1030, 5000}) {
+    for (const idx step : {kHeadBlock, 4 * kHeadBlock}) {
+      HeadRow row(vocab, 0.7f, 5.0);
+      const auto target = static_cast<TokenId>(2 * vocab / 3);
+      const TokenStats whole = row.Stats(target);
+      HeadParts parts;
+      for (idx first = 0; first < vocab; first += step) {
+        const idx count = std::min(step, vocab - first);
+        Buffer<float> part(RoundUp(count, kPad));
+        for (idx i = 0; i < part.size(); ++i) {
+          part[i] = i < count ? row.logits[first + i] : 1000.0f;  // rubbish, to be overwritten
+        }
+        const bool here = target >= first && target < first + count;
+        ActiveKernels().head_part(part.data(), count, row.inv_temp, whole.max,
+                                  here ? static_cast<TokenId>(target - first) : -1, parts);
+      }
+      EXPECT_EQ(parts.max, whole.max);
+      EXPECT_EQ(static_cast<float>(std::log(double{parts.sum})), whole.log_sum);
+      EXPECT_EQ(parts.target_margin - whole.log_sum, whole.logprob);
+    }
+  }
+}
+
 // The learner computes with a target, the sampler picks first and repeats the expression: the sums
 // may not depend on the target.
 TEST_P(HeadTest, TheTargetChangesNoSum) {

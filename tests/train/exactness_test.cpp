@@ -64,11 +64,12 @@ LearnerConfig Config(idx unit_tokens) {
 
 template <class T>
 Learned Learn(const std::vector<RolloutGroup>& groups, const LearnerConfig& config,
-              const Weights& weights = TinyWeights()) {
+              const Weights& weights = TinyWeights(), bool on_policy = false) {
   TinyModel<T> tiny(weights, true);
   Learner<T> learner(tiny.model, weights.layout, config);
   Learned out{Buffer<float>(weights.layout.size), {}};
-  const auto learn = WithWeights(groups);
+  auto learn = WithWeights(groups);
+  for (LearnGroup& g : learn) g.on_policy = on_policy;
   out.result = learner.Accumulate(learn, OnPolicyLoss, out.grad.data());
   return out;
 }
@@ -167,6 +168,49 @@ TYPED_TEST(LearnerExactness, AMismatchIsCounted) {
   Learner<TypeParam> learner(tiny.model, TinyWeights().layout, Config(256));
   // The five tokens that were moved differ in any case.
   EXPECT_GT(learner.Compare(moved[0]).mismatched_tokens, 5) << "other key blocks went unnoticed";
+}
+
+// A vocabulary of several parts, the last one odd, with a chunk of rows that are all known and one
+// that are not; and every number that the shortcut takes from the sampler is proved.
+TYPED_TEST(LearnerExactness, TheNormsOfTheSamplerChangeNoBitOfTheGradient) {
+  ModelConfig shape = TinyWeights().config;
+  shape.vocab_size = 2 * kHeadColumns + kHeadBlock + 37;
+  const Weights weights = InitWeights(shape, 3, 0.2);
+  TinyModel<TypeParam> tiny(weights);
+  auto groups = Rollouts(tiny);
+  idx tokens = 0;
+  for (RolloutGroup& group : groups) {
+    for (Rollout& r : group.rollouts) {
+      ASSERT_EQ(r.norms.size(), r.tokens.size());
+      r.advantage = 0.25 * static_cast<double>(1 + tokens % 3) - 0.4;
+      tokens += r.length();
+    }
+  }
+  ASSERT_GT(tokens, kHeadRows);
+  const Learned whole = Learn<TypeParam>(groups, Config(256), weights);
+  const Learned parts = Learn<TypeParam>(groups, Config(256), weights, true);
+  EXPECT_GT(Norm(whole.grad), 0);
+  EXPECT_TRUE(SameBits(whole.grad, parts.grad));
+  EXPECT_EQ(whole.result.loss, parts.result.loss);
+  EXPECT_EQ(parts.result.compared_tokens, tokens);
+  EXPECT_EQ(parts.result.mismatched_tokens, 0);
+  EXPECT_EQ(parts.result.logprob_diff_max, 0);
+
+  auto changed = groups;
+  changed.back().rollouts.back().norms.clear();  // one that was given, beside those sampled
+  const Learned both = Learn<TypeParam>(changed, Config(256), weights, true);
+  EXPECT_TRUE(SameBits(whole.grad, both.grad));
+  EXPECT_EQ(both.result.mismatched_tokens, 0);
+
+  const auto mismatched = [&](auto&& change) {
+    changed = groups;
+    change(changed[0].rollouts[0]);
+    return Learn<TypeParam>(changed, Config(256), weights, true).result.mismatched_tokens;
+  };
+  const auto next = [](float& x) { x = std::nextafter(x, 1e30f); };
+  EXPECT_EQ(mismatched([&](Rollout& r) { next(r.norms[0].max); }), 1);
+  EXPECT_EQ(mismatched([&](Rollout& r) { next(r.norms[0].log_sum); }), 1);
+  EXPECT_EQ(mismatched([&](Rollout& r) { next(r.logprobs[0]); }), 1);
 }
 
 TYPED_TEST(LearnerExactness, ThreadsChangeNoBitOfTheGradient) {
